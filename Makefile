@@ -1,0 +1,77 @@
+# crio: "make demo" shows it, "make test" tests it, "make install" installs it.
+PREFIX ?= /usr/local
+BUILD := $(CURDIR)/build
+TAGS := containers_image_openpgp exclude_graphdriver_btrfs
+PATH := $(PATH):/usr/local/go/bin
+export PATH
+GO := go
+GOPACKAGES := ./cmd/... ./internal/... ./pkg/... ./server/... ./test/...
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+# What a node needs, and what building and testing need besides. A program or file
+# that is there already is not installed again: PATH-OR-FILE:PACKAGE.
+NODE := runc:runc /usr/lib/cni/bridge:containernetworking-plugins iptables:iptables
+TOOLS := gcc:gcc /usr/include/stdio.h:libc6-dev make:make musl-gcc:musl-tools git:git /etc/ssl/certs/ca-certificates.crt:ca-certificates
+TESTS := crun:crun docker-registry:docker-registry skopeo:skopeo /bin/busybox:busybox-static ip:iproute2 \
+	valgrind:valgrind clang-format:clang-format
+HASH := \#
+MISSING = $(shell for w in $(NODE) $(TOOLS) $(WANTED); do command -v $${w%%:*} >/dev/null || [ -e $${w%%:*} ] || echo $${w$(HASH)$(HASH)*:}; done)
+
+all: $(BUILD)
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -tags '$(TAGS)' -o $(BUILD)/crio ./cmd/crio
+	$(MAKE) -C conmon BUILD=$(BUILD)
+
+$(BUILD):
+	mkdir -p $@
+
+# Debian, as root. Nothing is done where nothing is missing.
+deps:
+	@missing='$(MISSING)'; [ -z "$$missing" ] || { echo "installing: $$missing"; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; }
+
+demo: deps
+	$(MAKE) all
+	$(BUILD)/crio selftest --standalone
+
+test: WANTED = $(TESTS)
+test: deps
+	$(MAKE) all lint unit integration
+
+unit:
+	CRIO_BUILD=$(BUILD) $(GO) test -race -count=1 -timeout 20m -tags '$(TAGS)' ./pkg/... ./internal/... ./cmd/... ./server/...
+
+# The daemon under test has the race detector too.
+integration:
+	$(GO) build -race -tags '$(TAGS)' -o $(BUILD)/race/crio ./cmd/crio
+	CRIO_BUILD=$(BUILD) $(GO) test -race -count=1 -timeout 25m -tags '$(TAGS)' ./test/...
+
+lint:
+	@unformatted=$$(gofmt -l cmd internal pkg server test); [ -z "$$unformatted" ] || { echo "run gofmt -w $$unformatted"; exit 1; }
+	$(GO) vet -tags '$(TAGS)' $(GOPACKAGES)
+	$(GO) run $(STATICCHECK) -tags '$(TAGS)' $(GOPACKAGES)
+	clang-format --dry-run --Werror conmon/*.c conmon/*.h
+
+# What is committed, but made from the source.
+generate: all
+	mkdir -p completions
+	$(BUILD)/crio config --default > crio.conf.example
+	$(BUILD)/crio completion bash > completions/crio.bash
+	$(BUILD)/crio completion zsh > completions/_crio
+	$(BUILD)/crio completion fish > completions/crio.fish
+
+LIBEXEC = $(DESTDIR)$(PREFIX)/libexec/crio
+install: all
+	install -d $(DESTDIR)/etc/crio/crio.conf.d
+	install -D -m 755 $(BUILD)/crio $(DESTDIR)$(PREFIX)/bin/crio
+	install -D -m 755 -t $(LIBEXEC) $(BUILD)/conmon $(BUILD)/pause $(BUILD)/guest
+	install -D -m 644 completions/crio.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/crio
+	install -D -m 644 completions/_crio $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_crio
+	install -D -m 644 completions/crio.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/crio.fish
+	install -D -m 644 contrib/systemd/crio.service $(DESTDIR)$(PREFIX)/lib/systemd/system/crio.service
+	sed -i 's|^ExecStart=/usr/local/|ExecStart=$(PREFIX)/|' $(DESTDIR)$(PREFIX)/lib/systemd/system/crio.service
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/crio crio.conf.example contrib/crictl.yaml contrib/cni/10-crio-bridge.conflist
+
+clean:
+	rm -rf $(BUILD)
+
+.PHONY: all deps demo test unit integration lint generate install clean

@@ -1,0 +1,145 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/crio-minimal/crio/internal/cgroup"
+	"github.com/crio-minimal/crio/internal/engine"
+	"github.com/crio-minimal/crio/internal/image"
+	"github.com/crio-minimal/crio/internal/network"
+	"github.com/crio-minimal/crio/internal/pod"
+	"github.com/crio-minimal/crio/internal/rootfs"
+	"github.com/crio-minimal/crio/internal/sys"
+	"github.com/crio-minimal/crio/internal/telemetry"
+	"github.com/crio-minimal/crio/internal/version"
+	"github.com/crio-minimal/crio/pkg/config"
+	"github.com/crio-minimal/crio/server"
+)
+
+// drainTime is how long a SIGTERM lets running calls end. What it cuts off is
+// finished or undone by the next daemon.
+const drainTime = 15 * time.Second
+
+// runDaemon wires the parts, recovers what an earlier daemon left, serves, and
+// returns after SIGTERM or SIGINT, or when ctx ends. Containers go on.
+func runDaemon(ctx context.Context, cfg *config.Config) error {
+	ctx, stop := signal.NotifyContext(ctx, unix.SIGTERM, unix.SIGINT)
+	defer stop()
+	log, err := telemetry.NewLogger(os.Stderr, cfg.Runtime.LogLevel)
+	if err != nil {
+		return err
+	}
+	for _, warning := range cfg.Warnings() {
+		log.Warn(warning)
+	}
+	layout := pod.Layout{State: cfg.StateDir, Run: cfg.RunDir}
+	for _, dir := range []string{layout.State, layout.Run, filepath.Dir(cfg.API.Listen)} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("directory: %w", err)
+		}
+	}
+	release, err := sys.LockDir(layout.State)
+	if err != nil {
+		return err
+	}
+	defer release()
+
+	parts, err := openParts(ctx, cfg, layout, log)
+	if err != nil {
+		return err
+	}
+	defer parts.close(log)
+	if err := parts.engine.MakeRunDirectories(); err != nil {
+		return err
+	}
+	if err := parts.engine.Recover(ctx); err != nil {
+		return fmt.Errorf("recovery: %w", err)
+	}
+	return serve(ctx, cfg, parts, log)
+}
+
+func serve(ctx context.Context, cfg *config.Config, p *parts, log *slog.Logger) error {
+	listener, err := sys.Listen(cfg.API.Listen, 0o660)
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	s := server.New(server.Options{
+		MaxReceive: cfg.API.GRPCMaxRecvMsgSize, MaxSend: cfg.API.GRPCMaxSendMsgSize,
+		SystemdCgroup: cfg.Runtime.CgroupManager == cgroup.Systemd, DefaultHandler: cfg.Runtime.DefaultRuntime, Log: log,
+	}, p.engine, p.images, p.networks)
+	ended := make(chan error, 1)
+	go func() { ended <- s.Serve(listener) }()
+	swept := make(chan struct{})
+	sweep, cancelSweep := context.WithCancel(ctx)
+	go func() { defer close(swept); p.engine.Sweep(sweep) }()
+	log.Info("crio is ready", "version", version.Version, "socket", cfg.API.Listen)
+	if err := sys.Notify("READY=1"); err != nil {
+		log.Warn("systemd notify", "err", err)
+	}
+	select {
+	case err = <-ended:
+	case <-ctx.Done():
+		log.Info("crio is ending; containers go on")
+		if err := sys.Notify("STOPPING=1"); err != nil {
+			log.Warn("systemd notify", "err", err)
+		}
+	}
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
+	defer cancel()
+	s.Stop(drain)
+	cancelSweep()
+	<-swept
+	p.engine.Close(drain)
+	return err
+}
+
+// parts are what the daemon is made of, in the order in which they are opened.
+type parts struct {
+	images   *image.Store
+	networks *network.Network
+	engine   *engine.Engine
+}
+
+func (p *parts) close(log *slog.Logger) {
+	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
+	defer cancel()
+	if err := p.images.Close(ctx); err != nil {
+		log.Warn("storage", "err", err)
+	}
+}
+
+func openParts(ctx context.Context, cfg *config.Config, layout pod.Layout, log *slog.Logger) (*parts, error) {
+	settings, err := engineSettings(ctx, cfg, layout, log)
+	if err != nil {
+		return nil, err
+	}
+	cgroups, err := cgroup.Open(cfg.Runtime.CgroupManager)
+	if err != nil {
+		return nil, fmt.Errorf("cgroups: %w", err)
+	}
+	bootID, err := sys.BootID()
+	if err != nil {
+		return nil, err
+	}
+	images, err := image.Open(imageOptions(cfg, log))
+	if err != nil {
+		return nil, fmt.Errorf("storage: %w", err)
+	}
+	p := &parts{images: images, networks: network.New(networkOptions(cfg, log))}
+	p.engine, err = engine.New(settings, engine.Drivers{
+		Images: images, Layers: rootfs.New(images.Storage(), layout.State), Networks: p.networks, Cgroups: cgroups, Log: log,
+	}, bootID)
+	if err != nil {
+		return nil, errors.Join(err, images.Close(ctx))
+	}
+	return p, nil
+}

@@ -1,0 +1,285 @@
+// Package cgroup names, makes, empties and removes control groups, in both versions
+// of the kernel's interface and by both drivers that the kubelet knows. It never
+// speaks to systemd: scopes are the OCI runtime's business, ours are plain directories.
+package cgroup
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// The drivers, as the configuration and the kubelet name them.
+const (
+	Cgroupfs = "cgroupfs"
+	Systemd  = "systemd"
+)
+
+// Defaults for pods that name no parent, and for the monitors. The monitors are
+// outside of the pods' groups: a pod's memory limit must not kill what watches it.
+const (
+	defaultPods     = "/crio.pods"
+	defaultMonitors = "/crio.monitors"
+	defaultSlice    = "system.slice"
+)
+
+// Tree is the node's hierarchy as it was when the daemon started. It is immutable.
+type Tree struct {
+	driver  string
+	version int
+	// roots are mount points: the one of v2, or one for each v1 hierarchy by controller.
+	roots map[string]string
+	// own is the daemon's cgroup below the v2 root.
+	own string
+}
+
+// wholeTree is the key of the v2 mount in Tree.roots.
+const wholeTree = ""
+
+// Open finds the hierarchies. v2 is what /sys/fs/cgroup itself is mounted as; a
+// hybrid machine, whose controllers are in v1 hierarchies, is v1.
+func Open(driver string) (*Tree, error) {
+	if driver != Cgroupfs && driver != Systemd {
+		return nil, fmt.Errorf("cgroup_manager %q is neither %s nor %s", driver, Cgroupfs, Systemd)
+	}
+	t := &Tree{driver: driver, roots: map[string]string{}}
+	const base = "/sys/fs/cgroup"
+	var st unix.Statfs_t
+	if err := unix.Statfs(base, &st); err != nil {
+		return nil, fmt.Errorf("%s: %w", base, err)
+	}
+	if st.Type == unix.CGROUP2_SUPER_MAGIC {
+		t.version, t.roots[wholeTree] = 2, base
+		own, err := ownCgroup()
+		t.own = own
+		return t, err
+	}
+	t.version = 1
+	return t, t.findV1()
+}
+
+// findV1 reads the mounts of v1 controllers from /proc/self/mountinfo (proc(5)).
+func (t *Tree) findV1() error {
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		before, after, ok := strings.Cut(lines.Text(), " - ")
+		fields, tail := strings.Fields(before), strings.Fields(after)
+		if !ok || len(fields) < 5 || len(tail) < 3 {
+			continue
+		}
+		if tail[0] == "cgroup2" {
+			// A hybrid machine: the runtime makes the container's group here too.
+			t.roots["unified"] = fields[4]
+		}
+		if tail[0] != "cgroup" {
+			continue
+		}
+		for _, option := range strings.Split(tail[2], ",") {
+			if slices.Contains(controllers(), option) {
+				t.roots[option] = fields[4]
+			}
+		}
+	}
+	if t.roots["memory"] == "" || t.roots["pids"] == "" {
+		return errors.New("neither cgroup v2 nor the v1 controllers memory and pids are mounted below /sys/fs/cgroup")
+	}
+	return nil
+}
+
+// controllers are the v1 hierarchies in which a runtime makes a container's group.
+func controllers() []string {
+	return []string{
+		"blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "hugetlb", "memory",
+		"name=systemd", "net_cls", "net_prio", "perf_event", "pids", "rdma", "misc",
+	}
+}
+
+func ownCgroup() (string, error) {
+	data, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(string(data)) {
+		if own, ok := strings.CutPrefix(line, "0::"); ok {
+			return strings.TrimSpace(own), nil
+		}
+	}
+	return "", errors.New("/proc/self/cgroup has no line for v2")
+}
+
+// Version is 1 or 2.
+func (t *Tree) Version() int { return t.version }
+
+// Driver is Cgroupfs or Systemd.
+func (t *Tree) Driver() string { return t.driver }
+
+// ContainerGroup names the group of a container in its pod's, and needs nothing of
+// it to exist. parent is PodSandboxConfig.linux.cgroup_parent; "" is a default.
+func (t *Tree) ContainerGroup(parent, id string) (Group, error) {
+	if t.driver == Systemd {
+		slice, err := sliceName(parent)
+		if err != nil {
+			return Group{}, err
+		}
+		return t.group(path.Join(expandSlice(slice), "crio-"+id+".scope"), slice+":crio:"+id), nil
+	}
+	dir, err := cgroupfsParent(parent, defaultPods)
+	if err != nil {
+		return Group{}, err
+	}
+	p := path.Join(dir, "crio-"+id)
+	return t.group(p, p), nil
+}
+
+// MonitorGroup names the group of the monitor of a container. With systemd it lies
+// in the daemon's own, which its unit delegates to it.
+func (t *Tree) MonitorGroup(parent, id string) (Group, error) {
+	if parent == "" && t.driver == Systemd && t.version == 2 {
+		parent = path.Join(t.own, "monitors")
+	}
+	if strings.HasSuffix(parent, ".slice") {
+		parent = expandSlice(path.Base(parent))
+	}
+	dir, err := cgroupfsParent(parent, defaultMonitors)
+	if err != nil {
+		return Group{}, err
+	}
+	p := path.Join(dir, "crio-conmon-"+id)
+	return t.group(p, p), nil
+}
+
+func cgroupfsParent(parent, byDefault string) (string, error) {
+	if parent == "" {
+		return byDefault, nil
+	}
+	if strings.ContainsAny(parent, "\x00\n") || slices.Contains(strings.Split(parent, "/"), "..") {
+		return "", fmt.Errorf("cgroup parent %q is not a clean path", parent)
+	}
+	return path.Join("/", parent), nil
+}
+
+// sliceName takes the last part of a path: the kubelet sends both
+// "/kubepods.slice/kubepods-podX.slice" and the name alone.
+func sliceName(parent string) (string, error) {
+	if parent == "" {
+		return defaultSlice, nil
+	}
+	name := path.Base(parent)
+	if !strings.HasSuffix(name, ".slice") || strings.Contains(name, ":") || strings.HasPrefix(name, "-") {
+		return "", fmt.Errorf("cgroup parent %q: with the systemd driver its last part must be a slice, as in kubepods.slice", parent)
+	}
+	return name, nil
+}
+
+// expandSlice gives the path that systemd gives to a slice: a-b.slice lies in
+// a.slice (systemd.slice(5)).
+func expandSlice(name string) string {
+	stem := strings.TrimSuffix(name, ".slice")
+	if stem == "-" {
+		return "/"
+	}
+	dir, prefix := "/", ""
+	for part := range strings.SplitSeq(stem, "-") {
+		prefix += part
+		dir = path.Join(dir, prefix+".slice")
+		prefix += "-"
+	}
+	return dir
+}
+
+// MissingParents are the directories, outermost first, that have to be made before
+// a container of the pod can be: the kubelet makes its own, crictl makes none. They
+// are paths below the hierarchies' roots. With systemd the runtime's scope brings
+// them about.
+func (t *Tree) MissingParents(parent string) ([]string, error) {
+	if t.driver == Systemd {
+		_, err := sliceName(parent)
+		return nil, err
+	}
+	dir, err := cgroupfsParent(parent, defaultPods)
+	if err != nil {
+		return nil, err
+	}
+	var missing []string
+	for ; dir != "/" && dir != defaultPods; dir = path.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(t.probe(), dir)); err == nil {
+			break
+		}
+		missing = append(missing, dir)
+	}
+	slices.Reverse(missing)
+	return missing, nil
+}
+
+// RemoveDefaults removes the default parents when nothing is left in them.
+func (t *Tree) RemoveDefaults() error {
+	return t.RemoveParents([]string{defaultPods, defaultMonitors})
+}
+
+// probe is the hierarchy that stands for all when one has to be asked.
+func (t *Tree) probe() string {
+	if t.version == 2 {
+		return t.roots[wholeTree]
+	}
+	return t.roots["memory"]
+}
+
+// MakeParents makes what MissingParents named.
+func (t *Tree) MakeParents(dirs []string) error {
+	for _, dir := range dirs {
+		if err := t.group(dir, dir).Create(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// RemoveParents removes what MakeParents made, innermost first, as far as it is
+// empty: somebody else may have put a group there.
+func (t *Tree) RemoveParents(dirs []string) error {
+	var errs []error
+	for _, dir := range slices.Backward(dirs) {
+		for _, d := range t.group(dir, dir).dirs {
+			err := unix.Rmdir(d)
+			if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOTEMPTY) {
+				errs = append(errs, fmt.Errorf("rmdir %s: %w", d, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (t *Tree) group(p, oci string) Group {
+	g := Group{oci: oci, version: t.version}
+	for controller, root := range t.roots {
+		dir := filepath.Join(root, p)
+		if !slices.Contains(g.dirs, dir) {
+			g.dirs = append(g.dirs, dir)
+		}
+		switch controller {
+		case "memory", wholeTree:
+			g.memory = dir
+		case "pids":
+			g.pids = dir
+		case "freezer":
+			g.freezer = dir
+		}
+	}
+	slices.Sort(g.dirs)
+	if t.version == 2 {
+		g.pids = g.memory
+	}
+	return g
+}

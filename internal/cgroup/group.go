@@ -1,0 +1,365 @@
+package cgroup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Group is one control group by its names. It is a value; nothing needs to exist.
+type Group struct {
+	oci     string
+	version int
+	// dirs are absolute: one in v2, one for each hierarchy in v1.
+	dirs []string
+	// memory, pids and freezer are those of dirs with these controllers. Every
+	// process of the group is in pids, whatever else a sub-group is made in.
+	memory, pids, freezer string
+}
+
+// OCIPath is linux.cgroupsPath of the OCI runtime specification.
+func (g Group) OCIPath() string { return g.oci }
+
+// KillDir is the directory whose tree holds every process of the group.
+func (g Group) KillDir() string { return g.pids }
+
+// OOMFile counts the kills of the kernel's OOM killer in a line "oom_kill N".
+func (g Group) OOMFile() string {
+	if g.version == 2 {
+		return filepath.Join(g.memory, "memory.events")
+	}
+	return filepath.Join(g.memory, "memory.oom_control")
+}
+
+// Sub names a group inside. In v1 it is made where processes are counted and
+// frozen only: memory and time stay charged to the container.
+func (g Group) Sub(name string) Group {
+	s := Group{oci: filepath.Join(g.oci, name), version: g.version, pids: filepath.Join(g.pids, name)}
+	s.dirs = []string{s.pids}
+	s.memory = filepath.Join(g.memory, name)
+	if g.version == 1 && g.freezer != "" {
+		s.freezer = filepath.Join(g.freezer, name)
+		s.dirs = append(s.dirs, s.freezer)
+	}
+	return s
+}
+
+// ExecArgs are the options of runc's and crun's exec that put a command into the
+// group, which must be a Sub of the container's.
+func (g Group) ExecArgs() []string {
+	name := filepath.Base(g.oci)
+	if g.version == 2 {
+		return []string{"--cgroup", name}
+	}
+	args := []string{"--cgroup", "pids:" + name}
+	if g.freezer != "" {
+		args = append(args, "--cgroup", "freezer:"+name)
+	}
+	return args
+}
+
+// Create makes the directories, with their parents. In v1 a new cpuset group is
+// empty, and nothing can join it before it has been given its parent's sets.
+func (g Group) Create() error {
+	for _, dir := range g.dirs {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return fmt.Errorf("cgroup: %w", err)
+		}
+		if err := fillCpuset(dir); err != nil {
+			return fmt.Errorf("cgroup %s: %w", dir, err)
+		}
+	}
+	return nil
+}
+
+// fillCpuset copies cpuset.cpus and cpuset.mems from the parent, from the root down.
+func fillCpuset(dir string) error {
+	for _, name := range []string{"cpuset.cpus", "cpuset.mems"} {
+		file := filepath.Join(dir, name)
+		data, err := os.ReadFile(file)
+		if err != nil || strings.TrimSpace(string(data)) != "" {
+			if err == nil || errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			return err
+		}
+		if filepath.Base(filepath.Dir(dir)) != "cgroup" {
+			if err := fillCpuset(filepath.Dir(dir)); err != nil {
+				return err
+			}
+		}
+		if data, err = os.ReadFile(filepath.Join(filepath.Dir(dir), name)); err != nil {
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil // v2: the file is there only where the controller is
+			}
+			return err
+		}
+		if strings.TrimSpace(string(data)) == "" {
+			continue
+		}
+		if err := os.WriteFile(file, data, 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// JoinFiles are the cgroup.procs files into which a process writes itself.
+func (g Group) JoinFiles() []string {
+	var files []string
+	for _, dir := range g.dirs {
+		files = append(files, filepath.Join(dir, "cgroup.procs"))
+	}
+	return files
+}
+
+// OpenDir opens the group for clone3's CLONE_INTO_CGROUP, which v2 alone has; nil in v1.
+func (g Group) OpenDir() (*os.File, error) {
+	if g.version != 2 {
+		return nil, nil
+	}
+	return os.Open(g.memory)
+}
+
+// Pids are the processes of the group and of all groups inside it.
+func (g Group) Pids() ([]int, error) {
+	var pids []int
+	err := walk(g.pids, func(dir string) error {
+		data, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+		if err != nil {
+			return err
+		}
+		for _, field := range strings.Fields(string(data)) {
+			pid, err := strconv.Atoi(field)
+			if err != nil {
+				return fmt.Errorf("cgroup %s: %w", dir, err)
+			}
+			pids = append(pids, pid)
+		}
+		return nil
+	})
+	return pids, err
+}
+
+// Empty tells whether no process is in the group or in one inside it.
+func (g Group) Empty() (bool, error) {
+	pids, err := g.Pids()
+	return len(pids) == 0, err
+}
+
+// walk visits a group and the groups inside it, innermost first. One that has gone
+// meanwhile is passed over.
+func walk(dir string, visit func(string) error) error {
+	entries, err := os.ReadDir(dir)
+	if gone(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if entry.IsDir() {
+			if err := walk(filepath.Join(dir, entry.Name()), visit); err != nil {
+				return err
+			}
+		}
+	}
+	if err := visit(dir); !gone(err) {
+		return err
+	}
+	return nil
+}
+
+// gone: a group that is removed while it is read answers ENODEV.
+func gone(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV)
+}
+
+// Kill ends every process of the group and of those inside it and returns when
+// none is left, or with ctx. nil when there is no such group.
+func (g Group) Kill(ctx context.Context) error {
+	if _, err := os.Stat(g.pids); gone(err) {
+		return nil
+	}
+	var err error
+	if g.version == 2 {
+		err = g.killV2(ctx)
+	} else {
+		err = g.killV1(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("kill cgroup %s: %w", g.pids, err)
+	}
+	return nil
+}
+
+// killV2 uses cgroup.kill, which misses no fork, and waits for cgroup.events to say
+// "populated 0" (cgroup-v2.rst).
+func (g Group) killV2(ctx context.Context) error {
+	events, err := os.Open(filepath.Join(g.pids, "cgroup.events"))
+	if gone(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer events.Close()
+	err = os.WriteFile(filepath.Join(g.pids, "cgroup.kill"), []byte("1"), 0)
+	if gone(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for {
+		var buf [128]byte
+		n, err := unix.Pread(int(events.Fd()), buf[:], 0)
+		if gone(err) || err == nil && strings.Contains(string(buf[:n]), "populated 0") {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := pollFor(ctx, int(events.Fd()), unix.POLLPRI); err != nil {
+			return err
+		}
+	}
+}
+
+// killV1 freezes the group where it can, so that no fork escapes, kills what is in
+// it, thaws it, and waits for the processes by their pidfds. It repeats until none is left.
+func (g Group) killV1(ctx context.Context) error {
+	for {
+		g.freeze("FROZEN")
+		fds, err := g.signalAll()
+		g.freeze("THAWED")
+		for _, fd := range fds {
+			if err == nil {
+				err = pollFor(ctx, fd, unix.POLLIN)
+			}
+			unix.Close(fd)
+		}
+		if err != nil || len(fds) == 0 {
+			return err
+		}
+	}
+}
+
+// freeze is best effort: without it the loop around takes more rounds.
+func (g Group) freeze(state string) {
+	if g.freezer != "" {
+		_ = os.WriteFile(filepath.Join(g.freezer, "freezer.state"), []byte(state), 0)
+	}
+}
+
+// signalAll sends SIGKILL to every process and returns pidfds of those that have
+// not ended yet; the caller closes them. A pid is signalled only when the group
+// still lists it after its pidfd was opened, and so is no other's.
+func (g Group) signalAll() ([]int, error) {
+	before, err := g.Pids()
+	if err != nil || len(before) == 0 {
+		return nil, err
+	}
+	byPid := map[int]int{}
+	for _, pid := range before {
+		fd, err := unix.PidfdOpen(pid, 0)
+		if err == nil {
+			byPid[pid] = fd
+		}
+	}
+	after, err := g.Pids()
+	var fds []int
+	for pid, fd := range byPid {
+		if err == nil && slices.Contains(after, pid) && unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) == nil && !zombie(pid) {
+			fds = append(fds, fd)
+			continue
+		}
+		unix.Close(fd)
+	}
+	return fds, err
+}
+
+// zombie: such a process is still listed, but waits only for its parent.
+func zombie(pid int) bool {
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return true
+	}
+	_, rest, ok := strings.Cut(string(data[strings.LastIndexByte(string(data), ')')+1:]), " ")
+	return ok && (strings.HasPrefix(rest, "Z") || strings.HasPrefix(rest, "X"))
+}
+
+// pollFor waits for events on fd, or for ctx, whose end closes a pipe that is polled too.
+func pollFor(ctx context.Context, fd int, events int16) error {
+	var pipe [2]int
+	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
+		return err
+	}
+	var closeWriter sync.Once
+	end := func() { closeWriter.Do(func() { unix.Close(pipe[1]) }) }
+	stop := context.AfterFunc(ctx, end)
+	defer func() {
+		stop()
+		end()
+		unix.Close(pipe[0])
+	}()
+	for {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: events}, {Fd: int32(pipe[0]), Events: unix.POLLIN}}
+		if _, err := unix.Poll(fds, -1); err != nil && !errors.Is(err, unix.EINTR) {
+			return err
+		}
+		switch {
+		case fds[0].Revents != 0:
+			return nil
+		case fds[1].Revents != 0:
+			return ctx.Err()
+		}
+	}
+}
+
+// rmdirTries and rmdirPause bound the wait for a group whose last process has
+// ended but has not been taken out yet: the kernel has no event for it.
+const (
+	rmdirTries = 50
+	rmdirPause = 5 * time.Millisecond
+)
+
+// Remove removes the group and those inside it. nil when there is none. A process
+// in it is an error: Kill comes first.
+func (g Group) Remove(ctx context.Context) error {
+	for _, dir := range g.dirs {
+		if err := walk(dir, func(d string) error { return rmdir(ctx, d) }); err != nil {
+			return fmt.Errorf("remove cgroup %s: %w", dir, err)
+		}
+	}
+	return nil
+}
+
+func rmdir(ctx context.Context, dir string) error {
+	for try := 0; ; try++ {
+		err := unix.Rmdir(dir)
+		if err == nil || gone(err) {
+			return nil
+		}
+		if !errors.Is(err, unix.EBUSY) || try == rmdirTries {
+			return err
+		}
+		pause := time.NewTimer(rmdirPause)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+			return ctx.Err()
+		}
+	}
+}

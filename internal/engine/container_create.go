@@ -1,0 +1,209 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/crio-minimal/crio/internal/fault"
+	"github.com/crio-minimal/crio/internal/image"
+	"github.com/crio-minimal/crio/internal/pod"
+	"github.com/crio-minimal/crio/internal/rootfs"
+	"github.com/crio-minimal/crio/internal/spec"
+	"github.com/crio-minimal/crio/internal/untrusted"
+)
+
+// CreateContainer makes a container in a ready sandbox and returns its ID. Nothing
+// of it runs. A call with the name and attempt of one that is being made joins it;
+// of one that exists, returns its ID.
+func (e *Engine) CreateContainer(ctx context.Context, sandboxID string, config *cri.ContainerConfig) (string, error) {
+	s, err := e.index.sandbox(sandboxID)
+	if err != nil {
+		return "", err
+	}
+	v := s.snapshot()
+	if err := checkContainer(config, v); err != nil {
+		return "", fault.As(fault.InvalidArgument, err)
+	}
+	key := pod.KeyOfContainer(v.ID, config.GetMetadata())
+	return e.run(ctx, opKey{"create container", key.String()}, createBudget, func(ctx context.Context, op *operation) (string, error) {
+		if c, ok := e.index.containerWithKey(key); ok {
+			switch old := c.snapshot(); old.Phase {
+			case pod.ContainerCreated, pod.ContainerRunning, pod.ContainerExited:
+				return old.ID, nil
+			}
+		}
+		return e.createContainer(ctx, op, s, config)
+	})
+}
+
+func (e *Engine) createContainer(ctx context.Context, op *operation, s *sandbox, config *cri.ContainerConfig) (string, error) {
+	op.stage("image")
+	img, ok, err := e.Images.Status(ctx, config.GetImage().GetImage())
+	if err != nil {
+		return "", fmt.Errorf("image %s: %w", config.GetImage().GetImage(), err)
+	}
+	if !ok {
+		return "", fault.New(fault.NotFound, "image %q is not on the node: pull it first", config.GetImage().GetImage())
+	}
+	box := s.snapshot()
+	c := newContainer(pod.Container{
+		ID: pod.NewID(), SandboxID: box.ID, Phase: pod.ContainerCreating, Config: config,
+		Handler: box.Handler, CgroupParent: box.Config.GetLinux().GetCgroupParent(),
+		ImageID: img.ID, ImageRef: imageRef(img), CreatedAt: time.Now().UnixNano(), BootID: e.bootID,
+	})
+	op.stage("record")
+	v := c.snapshot()
+	if err := e.containerRecords.Save(v); err != nil {
+		return "", err
+	}
+	if err := e.index.addContainer(c, false); err != nil {
+		return "", errors.Join(err, e.containerRecords.Delete(v.ID))
+	}
+	made, err := e.makeContainer(ctx, op, box, v, img)
+	if err == nil {
+		op.stage("commit")
+		if err = e.commitContainer(c, pod.ContainerMade{Made: made}); err == nil {
+			return v.ID, nil
+		}
+	}
+	op.stage("undo")
+	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeBudget)
+	defer cancel()
+	if undoErr := c.queue.wait(func() error { return e.removeContainer(undo, op, c) }); undoErr != nil {
+		e.Log.Error("a container that could not be made cannot be undone yet", "container", v.ID, "err", undoErr)
+	}
+	return "", err
+}
+
+// makeContainer makes the layer and the bundle and returns the container as resolved.
+func (e *Engine) makeContainer(ctx context.Context, op *operation, box pod.Sandbox, v pod.Container, img image.Image) (pod.Container, error) {
+	var err error
+	op.stage("layer")
+	if err := e.Layers.Create(ctx, v.ID, img.ID, rootfs.Options{}); err != nil {
+		return v, fmt.Errorf("layer %s: %w", v.ID, err)
+	}
+	op.stage("mount")
+	if v.Rootfs, err = e.Layers.Mount(ctx, v.ID); err != nil {
+		return v, fmt.Errorf("mount %s: %w", v.ID, err)
+	}
+	op.stage("user")
+	user, err := lookupUser(v.Rootfs, v.Config, img)
+	if err != nil {
+		return v, fault.New(fault.InvalidArgument, "user of container %s: %w", v.Config.GetMetadata().GetName(), err)
+	}
+	v.User = criUser(user)
+	if v.StopSignal, err = pod.StopSignal(v.Config, img.Config.StopSignal); err != nil {
+		return v, fault.As(fault.InvalidArgument, err)
+	}
+	op.stage("log directory")
+	if v.LogPath, err = logPath(box.Config.GetLogDirectory(), v.Config.GetLogPath()); err != nil {
+		return v, err
+	}
+	op.stage("inputs")
+	in, err := e.inputs(ctx, box, v, img)
+	if err != nil {
+		return v, err
+	}
+	in.User = spec.User{UID: user.UID, GID: user.GID, Groups: user.Groups, Home: user.Home}
+	op.stage("working directory")
+	if err := untrusted.MkdirAllInRoot(v.Rootfs, spec.WorkingDir(v.Config, img.Config), 0o755); err != nil {
+		return v, fmt.Errorf("working directory of %s: %w", v.ID, err)
+	}
+	op.stage("spec")
+	result, err := spec.Container(in)
+	if err != nil {
+		if errors.Is(err, spec.ErrRecursiveReadOnly) {
+			return v, err
+		}
+		return v, fault.New(fault.InvalidArgument, "container %s: %w", v.Config.GetMetadata().GetName(), err)
+	}
+	for _, message := range result.Clamped {
+		e.warnOnce(message)
+	}
+	if err := e.writeBundle(v.ID, result.Spec); err != nil {
+		return v, fmt.Errorf("bundle %s: %w", v.ID, err)
+	}
+	return v, nil
+}
+
+// imageRef is the digested reference, or the ID of an image without one.
+func imageRef(img image.Image) string {
+	if len(img.RepoDigests) > 0 {
+		return img.RepoDigests[0]
+	}
+	return img.ID
+}
+
+// logPath makes the directory of the log; "" where the container writes none.
+func logPath(directory, relative string) (string, error) {
+	if directory == "" || relative == "" {
+		return "", nil
+	}
+	path, err := untrusted.CheckLogPath(directory, relative)
+	if err != nil {
+		return "", fault.New(fault.InvalidArgument, "log_path: %w", err)
+	}
+	// The kubelet made it with these modes; crictl has not.
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return "", fmt.Errorf("log directory: %w", err)
+	}
+	return path, nil
+}
+
+func lookupUser(root string, config *cri.ContainerConfig, img image.Image) (untrusted.User, error) {
+	s := config.GetLinux().GetSecurityContext()
+	u := untrusted.UserSpec{
+		Username: s.GetRunAsUsername(), ImageUser: img.Config.User,
+		SupplementalGroups: s.GetSupplementalGroups(),
+		Strict:             s.GetSupplementalGroupsPolicy() == cri.SupplementalGroupsPolicy_Strict,
+	}
+	if v := s.GetRunAsUser(); v != nil {
+		u.UID = &v.Value
+	}
+	if v := s.GetRunAsGroup(); v != nil {
+		u.GID = &v.Value
+	}
+	return untrusted.LookupUser(root, u)
+}
+
+func criUser(u untrusted.User) *cri.LinuxContainerUser {
+	out := &cri.LinuxContainerUser{Uid: int64(u.UID), Gid: int64(u.GID)}
+	for _, g := range u.Groups {
+		out.SupplementalGroups = append(out.SupplementalGroups, int64(g))
+	}
+	return out
+}
+
+// checkContainer refuses what can never work, and what this version does not do.
+func checkContainer(config *cri.ContainerConfig, box pod.Sandbox) error {
+	s := config.GetLinux().GetSecurityContext()
+	switch {
+	case config.GetMetadata().GetName() == "":
+		return errors.New("metadata: name must be set")
+	case config.GetImage().GetImage() == "":
+		return errors.New("image must be set")
+	case s.GetPrivileged() && !box.Config.GetLinux().GetSecurityContext().GetPrivileged():
+		return fmt.Errorf("privileged: sandbox %s was not made for privileged containers", box.ID)
+	case len(config.GetCDIDevices()) > 0:
+		return fault.New(fault.Unimplemented, "CDI_devices: not served yet")
+	}
+	for _, m := range config.GetMounts() {
+		switch {
+		case m.GetImage().GetImage() != "":
+			return fault.New(fault.Unimplemented, "mounts: image mounts are not served yet (%s)", m.GetContainerPath())
+		case len(m.GetUidMappings())+len(m.GetGidMappings()) > 0:
+			return fault.New(fault.Unimplemented, "mounts: idmapped mounts are not served yet (%s)", m.GetContainerPath())
+		}
+	}
+	o := s.GetNamespaceOptions()
+	if o.GetPid() == cri.NamespaceMode_TARGET && o.GetTargetId() == "" {
+		return errors.New("namespace_options.target_id must be set with TARGET")
+	}
+	return refuseUserNamespace(o)
+}

@@ -1,0 +1,145 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/crio-minimal/crio/internal/cgroup"
+	"github.com/crio-minimal/crio/internal/fault"
+	"github.com/crio-minimal/crio/internal/oci"
+	"github.com/crio-minimal/crio/internal/pod"
+)
+
+// execPrefix begins the names of the cgroups of commands, and of the marks that say
+// that a command is running in them.
+const execPrefix = "exec-"
+
+// errExecTimeout is the cause of an ExecSync that used up its own timeout.
+var errExecTimeout = errors.New("the command did not end in time")
+
+// ExecSync runs a command in a running container. timeout 0 is none
+// (ExecSyncRequest.timeout). When it or ctx ends, everything the command has forked
+// is killed before the call returns.
+func (e *Engine) ExecSync(ctx context.Context, id string, args []string, timeout time.Duration) (oci.Output, error) {
+	c, err := e.index.container(id)
+	if err != nil {
+		return oci.Output{}, err
+	}
+	v := c.snapshot()
+	switch {
+	case len(args) == 0:
+		return oci.Output{}, fault.New(fault.InvalidArgument, "cmd is empty")
+	case v.Phase != pod.ContainerRunning:
+		return oci.Output{}, fault.New(fault.FailedPrecondition, "container %s is %s, not running", v.ID, v.Phase)
+	}
+	process, err := e.execProcess(v, args)
+	if err != nil {
+		return oci.Output{}, fmt.Errorf("exec %s: %w", v.ID, err)
+	}
+	_, group, err := e.groups(v.Handler, v.CgroupParent, v.ID)
+	if err != nil {
+		return oci.Output{}, err
+	}
+	// Random, since a cgroup of an earlier daemon's command may still be there.
+	name := execPrefix + pod.NewID()[:16]
+	mark := filepath.Join(e.Layout.ContainerDir(v.ID), name)
+	// The mark is the record: a daemon that finds it after a crash kills the command.
+	if err := os.WriteFile(mark, nil, 0o600); err != nil {
+		return oci.Output{}, fmt.Errorf("exec %s: %w", v.ID, err)
+	}
+	defer os.Remove(mark)
+	sub := group.Sub(name)
+	if err := sub.Create(); err != nil {
+		return oci.Output{}, fmt.Errorf("exec %s: cgroup: %w", v.ID, err)
+	}
+	limited, cancel := ctx, context.CancelFunc(func() {})
+	if timeout > 0 {
+		limited, cancel = context.WithTimeoutCause(ctx, timeout, errExecTimeout)
+	}
+	defer cancel()
+	out, err := runtimeOf(v.Handler).ExecSync(limited, oci.Exec{ID: v.ID, Process: process, CgroupArgs: sub.ExecArgs()})
+	return out, e.endExec(limited, sub, err, timeout)
+}
+
+// endExec leaves processes behind only where the command ended by itself: a probe
+// that timed out must not accumulate, a daemon that a hook started may stay.
+func (e *Engine) endExec(ctx context.Context, sub cgroup.Group, err error, timeout time.Duration) error {
+	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), killBudget)
+	defer cancel()
+	if err == nil {
+		if empty, emptyErr := sub.Empty(); emptyErr != nil || !empty {
+			return emptyErr
+		}
+		return sub.Remove(clean)
+	}
+	if killErr := errors.Join(sub.Kill(clean), sub.Remove(clean)); killErr != nil {
+		e.Log.Warn("a command that was given up could not be killed", "cgroup", sub.OCIPath(), "err", killErr)
+	}
+	if errors.Is(context.Cause(ctx), errExecTimeout) {
+		return fmt.Errorf("%w: killed after %s: %w", errExecTimeout, timeout, context.DeadlineExceeded)
+	}
+	return err
+}
+
+// execProcess is the container's own process with another command.
+func (e *Engine) execProcess(v pod.Container, args []string) (*specs.Process, error) {
+	data, err := os.ReadFile(filepath.Join(e.Layout.ContainerDir(v.ID), "config.json"))
+	if err != nil {
+		return nil, err
+	}
+	var s struct{ Process *specs.Process }
+	if err := json.Unmarshal(data, &s); err != nil || s.Process == nil {
+		return nil, fmt.Errorf("config.json: %w", errors.Join(err, errors.New("no process")))
+	}
+	s.Process.Args, s.Process.Terminal, s.Process.ConsoleSize = args, false, nil
+	return s.Process, nil
+}
+
+// killExecs ends the commands that a daemon before this one had running.
+func (e *Engine) killExecs(ctx context.Context, v pod.Container) error {
+	_, group, err := e.groups(v.Handler, v.CgroupParent, v.ID)
+	if err != nil {
+		return err
+	}
+	dir := e.Layout.ContainerDir(v.ID)
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, entry := range entries {
+		if !strings.HasPrefix(entry.Name(), execPrefix) {
+			continue
+		}
+		sub := group.Sub(entry.Name())
+		err = errors.Join(err, sub.Kill(ctx), sub.Remove(ctx), os.Remove(filepath.Join(dir, entry.Name())))
+	}
+	return err
+}
+
+// ReopenLog has the monitor open the log file anew, after somebody moved it away.
+// On an error no file has been made (ReopenContainerLog).
+func (e *Engine) ReopenLog(ctx context.Context, id string) error {
+	c, err := e.index.container(id)
+	if err != nil {
+		return err
+	}
+	v, conn := c.snapshot(), c.conn.Load()
+	if v.Phase != pod.ContainerRunning || conn == nil {
+		return fault.New(fault.FailedPrecondition, "container %s is %s, not running: it writes no log", v.ID, v.Phase)
+	}
+	ctx, cancel := context.WithTimeout(ctx, reopenBudget)
+	defer cancel()
+	if err := conn.Reopen(ctx); err != nil {
+		return fmt.Errorf("reopen log of %s: %w", v.ID, err)
+	}
+	return nil
+}

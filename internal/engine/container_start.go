@@ -1,0 +1,98 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/crio-minimal/crio/internal/fault"
+	"github.com/crio-minimal/crio/internal/monitor"
+	"github.com/crio-minimal/crio/internal/pod"
+)
+
+// StartContainer starts a created container and returns when its first process
+// runs. For one that has been started it succeeds: the answer to an earlier call
+// may have been lost.
+func (e *Engine) StartContainer(ctx context.Context, id string) error {
+	c, err := e.index.container(id)
+	if err != nil {
+		return err
+	}
+	id = c.snapshot().ID
+	h := e.configured(c.snapshot().Handler)
+	_, err = e.run(ctx, opKey{"start container", id}, h.StartTimeout+killBudget, func(ctx context.Context, op *operation) (string, error) {
+		return id, c.queue.wait(func() error { return e.startContainer(ctx, op, c) })
+	})
+	return err
+}
+
+func (e *Engine) startContainer(ctx context.Context, op *operation, c *container) error {
+	v := c.snapshot()
+	switch {
+	case v.Phase == pod.ContainerRunning || v.Phase == pod.ContainerExited && v.StartedAt != 0:
+		return nil
+	case v.Phase != pod.ContainerCreated:
+		return fault.New(fault.FailedPrecondition, "container %s is %s, not created", v.ID, v.Phase)
+	}
+	if err := e.commitContainer(c, pod.StartRequest{}); err != nil {
+		return err
+	}
+	// Whoever stops the sandbox sets the mark first and then looks for requested starts.
+	if s, err := e.index.sandbox(v.SandboxID); err != nil || s.stopping.Load() || s.snapshot().Phase != pod.SandboxReady {
+		return errors.Join(fault.New(fault.FailedPrecondition, "sandbox %s is not ready", v.SandboxID),
+			e.commitContainer(c, pod.StartUndone{}))
+	}
+	op.stage("monitor, runtime create and start")
+	committed := make(chan struct{})
+	defer close(committed)
+	conn, status, err := e.spawn(ctx, launch{
+		id: v.ID, parent: v.CgroupParent, handler: v.Handler, logPath: v.LogPath,
+		tty: v.Config.GetTty(), stdin: v.Config.GetStdin(), stdinOnce: v.Config.GetStdinOnce(),
+	}, func(x monitor.Exit, err error) {
+		<-committed // the end comes after the start, however short the life
+		e.containerEnded(c, x, err)
+	})
+	if err != nil {
+		return e.startFailed(c, err)
+	}
+	c.conn.Store(conn)
+	return e.commitContainer(c, pod.Started{Init: pod.Process{Pid: status.Pid, StartTicks: status.StartTicks}, At: status.StartedAt})
+}
+
+// startFailed tells the two failures apart: the runtime refused the container, which
+// is its end, or something of ours failed, and the start can be tried again.
+func (e *Engine) startFailed(c *container, err error) error {
+	id := c.snapshot().ID
+	var refused *monitor.StartError
+	if errors.As(err, &refused) {
+		event := pod.StartFailed{At: time.Now().UnixNano(), Message: refused.Error()}
+		return errors.Join(fmt.Errorf("start %s: %w", id, err), e.commitContainer(c, event))
+	}
+	return errors.Join(fmt.Errorf("start %s: %w", id, err), e.commitContainer(c, pod.StartUndone{}))
+}
+
+// containerEnded commits the exit and then takes back what the runtime still holds:
+// its state and the cgroup. The layer stays until the container is removed.
+func (e *Engine) containerEnded(c *container, x monitor.Exit, err error) {
+	v := c.snapshot()
+	if v.Phase != pod.ContainerRunning && v.Phase != pod.ContainerCreated {
+		return
+	}
+	if err := e.commitContainer(c, e.ended(v.Handler, v.CgroupParent, v.ID, x, err)); err != nil {
+		e.Log.Debug("exit of a container that is being removed", "container", v.ID, "reason", err)
+	}
+	c.stop.cancel()
+	c.queue.do(func() { e.cleanAfterExit(c) })
+}
+
+func (e *Engine) cleanAfterExit(c *container) {
+	v := c.snapshot()
+	c.disconnect()
+	ctx, cancel := context.WithTimeout(e.ctx, killBudget)
+	defer cancel()
+	if err := e.killProcesses(ctx, v.Handler, v.CgroupParent, v.ID); err != nil && e.ctx.Err() == nil {
+		// Removal does it again and keeps the reason; here nobody waits for it.
+		e.Log.Warn("what an ended container left cannot be removed yet", "container", v.ID, "err", err)
+	}
+}

@@ -1,0 +1,152 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/crio-minimal/crio/internal/fault"
+	"github.com/crio-minimal/crio/internal/pod"
+	"github.com/crio-minimal/crio/internal/sys"
+)
+
+// stopper is the deadline of a stop. It only moves earlier, and is no lock: any
+// number of callers may shorten it while others wait.
+type stopper struct {
+	mu       sync.Mutex // held for the fields alone
+	deadline time.Time  // zero: no stop was asked for
+	timer    *time.Timer
+}
+
+// shorten moves the deadline to at if that is earlier. It tells whether this is the
+// first stop, and so has to signal. kill runs once the deadline has come.
+func (s *stopper) shorten(at time.Time, kill func()) (first bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	first = s.deadline.IsZero()
+	if !first && !at.Before(s.deadline) {
+		return false
+	}
+	s.deadline = at
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+	s.timer = time.AfterFunc(time.Until(at), kill)
+	return first
+}
+
+// cancel: there is nothing left to kill.
+func (s *stopper) cancel() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+}
+
+// StopContainer asks the container to end and kills it after the grace period. It
+// succeeds for one that has ended or does not exist. ctx bounds the wait: the stop
+// itself goes on, and a later call may shorten it.
+func (e *Engine) StopContainer(ctx context.Context, id string, grace time.Duration) error {
+	c, err := e.index.container(id)
+	if fault.Of(err) == fault.NotFound {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return e.stopContainer(ctx, c, max(grace, 0))
+}
+
+func (e *Engine) stopContainer(ctx context.Context, c *container, grace time.Duration) error {
+	v := c.snapshot()
+	if v.Phase == pod.ContainerCreated && v.StartRequested {
+		// A start is on its way; its end decides whether there is something to stop.
+		if err := awaitQueue(ctx, &c.queue); err != nil {
+			return fmt.Errorf("stop %s: its start has not ended: %w", v.ID, err)
+		}
+		v = c.snapshot()
+	}
+	if v.Phase != pod.ContainerRunning {
+		return nil
+	}
+	kill := func() { e.kill(c) }
+	if c.stop.shorten(time.Now().Add(grace), kill) && grace > 0 {
+		if err := e.signal(ctx, c, unix.Signal(v.StopSignal)); err != nil {
+			e.Log.Warn("stop signal could not be sent; the container is killed after its grace period", "container", v.ID, "err", err)
+		}
+	}
+	late := time.NewTimer(grace + e.KillWait)
+	defer late.Stop()
+	select {
+	case <-c.exited:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("stop %s: %s: %w", v.ID, describe(v.Init), ctx.Err())
+	case <-late.C:
+		return fmt.Errorf("stop %s: killed %s ago, but %s: %w", v.ID, e.KillWait, describe(v.Init), context.DeadlineExceeded)
+	}
+}
+
+func awaitQueue(ctx context.Context, q *queue) error {
+	reached := make(chan struct{})
+	q.do(func() { close(reached) })
+	select {
+	case <-reached:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// signal sends to the first process, through the monitor, which is its parent and so
+// cannot hit another with a reused pid; by pidfd when the monitor does not answer.
+func (e *Engine) signal(ctx context.Context, c *container, sig unix.Signal) error {
+	ctx, cancel := context.WithTimeout(ctx, reopenBudget)
+	defer cancel()
+	if conn := c.conn.Load(); conn != nil {
+		err := conn.Kill(ctx, sig)
+		if err == nil || errors.Is(err, unix.ESRCH) {
+			return nil
+		}
+	}
+	v := c.snapshot()
+	return sys.Signal(v.Init.Pid, v.Init.StartTicks, sig)
+}
+
+// kill ends every process of the container; the monitor then tells the exit.
+func (e *Engine) kill(c *container) {
+	v := c.snapshot()
+	ctx, cancel := context.WithTimeout(e.ctx, killBudget)
+	defer cancel()
+	// The first process by name, so that its exit says SIGKILL; then all that is left.
+	if err := e.signal(ctx, c, unix.SIGKILL); err != nil {
+		e.Log.Warn("kill", "container", v.ID, "err", err)
+	}
+	_, group, err := e.groups(v.Handler, v.CgroupParent, v.ID)
+	if err == nil {
+		err = group.Kill(ctx)
+	}
+	if err != nil && e.ctx.Err() == nil {
+		e.Log.Warn("kill of the cgroup", "container", v.ID, "err", err)
+	}
+}
+
+// describe says what a process that does not end is doing, from proc(5).
+func describe(p pod.Process) string {
+	dir := fmt.Sprintf("/proc/%d/", p.Pid)
+	state := "?"
+	if data, err := os.ReadFile(dir + "stat"); err == nil {
+		if _, rest, ok := strings.Cut(string(data), ") "); ok && rest != "" {
+			state = rest[:1]
+		}
+	}
+	wchan, _ := os.ReadFile(dir + "wchan")
+	return fmt.Sprintf("pid %d is in state %s at %q", p.Pid, state, wchan)
+}

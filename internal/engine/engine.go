@@ -1,0 +1,218 @@
+// Package engine makes and unmakes pods: linear scripts that run, create, start,
+// stop and remove, each of which records what it is about to make before it makes
+// it, and one teardown that undoes a record however far its script came.
+//
+// Readers take snapshots and wait for nobody. Mutating work on one object runs in
+// that object's queue; an operation belongs to the engine, not to the RPC that asked.
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/crio-minimal/crio/internal/cgroup"
+	"github.com/crio-minimal/crio/internal/fault"
+	"github.com/crio-minimal/crio/internal/image"
+	"github.com/crio-minimal/crio/internal/network"
+	"github.com/crio-minimal/crio/internal/oci"
+	"github.com/crio-minimal/crio/internal/pod"
+	"github.com/crio-minimal/crio/internal/record"
+	"github.com/crio-minimal/crio/internal/rootfs"
+	"github.com/crio-minimal/crio/internal/spec"
+)
+
+// Budgets bound operations that nobody waits for any more. They are longer than
+// any deadline of the kubelet's, which retries and then joins.
+const (
+	createBudget = 4 * time.Minute
+	removeBudget = 4 * time.Minute
+	// reopenBudget bounds the monitor's answer to a log reopen.
+	reopenBudget = 5 * time.Second
+	// killBudget bounds the wait for a killed cgroup to empty before the reason is told.
+	killBudget = 10 * time.Second
+	// networkBudget bounds one CNI ADD or DEL of the whole chain of plugins.
+	networkBudget = 90 * time.Second
+)
+
+// errEnding answers what arrives while the daemon ends.
+var errEnding = fault.New(fault.Unavailable, "crio is ending; the request can be repeated when it is back")
+
+// Handler is a configured OCI runtime.
+type Handler struct {
+	Runtime  oci.Runtime
+	Features oci.Features
+	// Monitor is the path of the conmon binary, MonitorEnv its environment.
+	Monitor    string
+	MonitorEnv []string
+	// MonitorCgroup is the parent of the monitors' cgroups; "" is the node's default.
+	MonitorCgroup string
+	// StartTimeout bounds the runtime's create and start together.
+	StartTimeout time.Duration
+}
+
+// Settings are the engine's share of the configuration; they do not change while it lives.
+type Settings struct {
+	Layout pod.Layout
+	// Handlers by name. DefaultHandler is the one for "".
+	Handlers       map[string]Handler
+	DefaultHandler string
+	// Pause is the path of the built-in static pause binary.
+	Pause string
+	Node  NodeSettings
+	// KillWait is how long a stop waits for the end of a killed container.
+	KillWait time.Duration
+	// LogSizeMax in bytes; 0 or less is unlimited.
+	LogSizeMax int64
+	// DefaultSysctls of every pod, "name=value".
+	DefaultSysctls []string
+}
+
+// NodeSettings are what every container gets from the node and the configuration.
+type NodeSettings struct {
+	Capabilities        []string
+	MinOOMScoreAdj      int64
+	DefaultCapabilities []string
+	DefaultEnv          []string
+	Rlimits             []specs.POSIXRlimit
+	PidsLimit           int64
+	ReadOnly            bool
+	AppArmor            bool
+	SeccompProfile      []byte // text of the configured default profile; nil is the built-in one
+}
+
+// Drivers are the parts that the scripts call. They are shared with the rest of the daemon.
+type Drivers struct {
+	Images   *image.Store
+	Layers   *rootfs.Store
+	Networks *network.Network
+	Cgroups  *cgroup.Tree
+	Log      *slog.Logger
+}
+
+// Engine holds every sandbox and container of the node.
+type Engine struct {
+	Settings
+	Drivers
+	ctx    context.Context // ends with the daemon
+	cancel context.CancelFunc
+	bootID string
+
+	sandboxRecords   record.Sandboxes
+	containerRecords record.Containers
+	index            index
+	ops              operations
+	once             sync.Map // messages that were logged once
+	quarantined      []record.Broken
+}
+
+// New opens the records. Recover loads them and has to come before any request.
+func New(settings Settings, drivers Drivers, bootID string) (*Engine, error) {
+	if _, ok := settings.Handlers[settings.DefaultHandler]; !ok {
+		return nil, fmt.Errorf("default runtime %q is not configured", settings.DefaultHandler)
+	}
+	l := settings.Layout
+	sandboxes, err := record.Open(l.SandboxRecords(), l.Quarantine())
+	if err != nil {
+		return nil, err
+	}
+	containers, err := record.Open(l.ContainerRecords(), l.Quarantine())
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	e := &Engine{
+		Settings: settings, Drivers: drivers, ctx: ctx, cancel: cancel, bootID: bootID,
+		sandboxRecords:   record.Sandboxes{Dir: sandboxes},
+		containerRecords: record.Containers{Dir: containers},
+	}
+	e.index.init()
+	e.ops.byKey = map[string]*operation{}
+	return e, nil
+}
+
+// Close lets running operations end until ctx does, then abandons them: their
+// records tell the next daemon what to undo. Containers and monitors go on.
+func (e *Engine) Close(ctx context.Context) {
+	e.ops.mu.Lock()
+	e.ops.closed = true
+	e.ops.mu.Unlock()
+	ended := make(chan struct{})
+	go func() { e.ops.group.Wait(); close(ended) }()
+	select {
+	case <-ended:
+	case <-ctx.Done():
+	}
+	e.cancel()
+	<-ended
+	for _, c := range e.index.containers() {
+		c.disconnect()
+	}
+	for _, s := range e.index.sandboxes() {
+		s.disconnect()
+	}
+	if err := e.Cgroups.RemoveDefaults(); err != nil {
+		e.Log.Debug("default cgroups", "err", err)
+	}
+}
+
+// handler resolves the name that a request brings.
+func (e *Engine) handler(name string) (pod.Handler, error) {
+	key := name
+	if key == "" {
+		key = e.DefaultHandler
+	}
+	h, ok := e.Handlers[key]
+	if !ok {
+		return pod.Handler{}, fault.New(fault.InvalidArgument,
+			"runtime handler %q is not configured: add [crio.runtime.runtimes.%s] or use the default", name, name)
+	}
+	return pod.Handler{Name: name, Path: h.Runtime.Path, Root: h.Runtime.Root, Systemd: h.Runtime.Systemd}, nil
+}
+
+// configured returns the handler's settings; those of the default one when the
+// handler has left the configuration, so that its pods can still be stopped and removed.
+func (e *Engine) configured(h pod.Handler) Handler {
+	key := h.Name
+	if key == "" {
+		key = e.DefaultHandler
+	}
+	if c, ok := e.Handlers[key]; ok {
+		return c
+	}
+	return e.Handlers[e.DefaultHandler]
+}
+
+func runtimeOf(h pod.Handler) oci.Runtime {
+	return oci.Runtime{Path: h.Path, Root: h.Root, Systemd: h.Systemd}
+}
+
+func (e *Engine) node(h Handler) spec.Node {
+	n := e.Settings.Node
+	return spec.Node{
+		OCIVersion: h.Features.OCIVersion, RecursiveReadOnly: h.Features.RecursiveReadOnly,
+		CgroupV2: e.Cgroups.Version() == 2, Capabilities: n.Capabilities, MinOOMScoreAdj: n.MinOOMScoreAdj,
+		AppArmor: n.AppArmor, DefaultCapabilities: n.DefaultCapabilities, DefaultEnv: n.DefaultEnv,
+		Rlimits: n.Rlimits, PidsLimit: n.PidsLimit, ReadOnly: n.ReadOnly,
+	}
+}
+
+// warnOnce logs a message the first time it comes.
+func (e *Engine) warnOnce(message string) {
+	if _, seen := e.once.LoadOrStore(message, nil); !seen {
+		e.Log.Warn(message)
+	}
+}
+
+// joined wraps what went wrong with its stage and object; nil when nothing did.
+func joined(stage, object string, errs ...error) error {
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("%s %s: %w", stage, object, err)
+	}
+	return nil
+}

@@ -1,0 +1,217 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/crio-minimal/crio/internal/fault"
+	"github.com/crio-minimal/crio/internal/image"
+	"github.com/crio-minimal/crio/internal/pod"
+	"github.com/crio-minimal/crio/internal/spec"
+	"github.com/crio-minimal/crio/internal/sys"
+)
+
+// maxSeccompProfile bounds a Localhost profile; the largest known ones are 40 KiB.
+const maxSeccompProfile = 1 << 20
+
+// inputs looks up everything on the node that the specification depends on.
+func (e *Engine) inputs(ctx context.Context, box pod.Sandbox, v pod.Container, img image.Image) (spec.Input, error) {
+	group, err := e.Cgroups.ContainerGroup(v.CgroupParent, v.ID)
+	if err != nil {
+		return spec.Input{}, fmt.Errorf("cgroup %s: %w", v.ID, err)
+	}
+	hostname, err := e.hostname(box)
+	if err != nil {
+		return spec.Input{}, err
+	}
+	in := spec.Input{
+		Node: e.node(e.configured(v.Handler)), Config: v.Config, Image: img.Config, Rootfs: v.Rootfs,
+		CgroupsPath: group.OCIPath(), Hostname: hostname, Shm: e.Layout.Shm(box.ID),
+	}
+	if box.HostIPC() {
+		in.Shm = "/dev/shm"
+	}
+	if in.Namespaces, err = e.namespaces(box, v); err != nil {
+		return in, err
+	}
+	dir := e.Layout.SandboxDir(box.ID)
+	in.Files = map[string]string{
+		"/etc/resolv.conf": dir + "/resolv.conf", "/etc/hostname": dir + "/hostname", "/etc/hosts": dir + "/hosts",
+	}
+	if in.Mounts, err = mounts(ctx, v.Config.GetMounts()); err != nil {
+		return in, err
+	}
+	if in.Devices, err = devices(v.Config); err != nil {
+		return in, err
+	}
+	in.SeccompProfile, err = e.seccompProfile(v.Config)
+	return in, err
+}
+
+// namespaces are the pod's, and the PID namespace that the container asks for.
+func (e *Engine) namespaces(box pod.Sandbox, v pod.Container) (spec.Namespaces, error) {
+	n := e.podNamespaces(box)
+	switch o := v.Config.GetLinux().GetSecurityContext().GetNamespaceOptions(); o.GetPid() {
+	case cri.NamespaceMode_NODE:
+		n.HostPID = true
+	case cri.NamespaceMode_POD:
+		if box.Pause == nil {
+			// The sandbox was made with another mode: the container's own is the closest that is safe.
+			return n, fault.New(fault.InvalidArgument, "namespace_options.pid is POD, but sandbox %s was made with %s",
+				box.ID, box.Config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetPid())
+		}
+		return n, pidNamespace(&n, *box.Pause, "the pause process of "+box.ID)
+	case cri.NamespaceMode_TARGET:
+		target, err := e.index.container(o.GetTargetId())
+		if err != nil {
+			return n, fmt.Errorf("namespace_options.target_id: %w", err)
+		}
+		t := target.snapshot()
+		if t.SandboxID != box.ID || t.Phase != pod.ContainerRunning {
+			return n, fault.New(fault.FailedPrecondition, "namespace_options.target_id: %s is not a running container of this pod", t.ID)
+		}
+		return n, pidNamespace(&n, t.Init, "the first process of "+t.ID)
+	}
+	return n, nil
+}
+
+func pidNamespace(n *spec.Namespaces, p pod.Process, who string) error {
+	if !sys.Alive(p.Pid, p.StartTicks) {
+		return fault.New(fault.FailedPrecondition, "%s has ended", who)
+	}
+	n.PID = "/proc/" + strconv.Itoa(p.Pid) + "/ns/pid"
+	return nil
+}
+
+// mounts resolves the host paths. A stat of a file system that does not answer must
+// not hold the operation for ever, so that each runs in a goroutine of its own.
+func mounts(ctx context.Context, asked []*cri.Mount) ([]spec.Mount, error) {
+	var out []spec.Mount
+	for _, m := range asked {
+		if !filepath.IsAbs(m.GetHostPath()) {
+			return nil, fault.New(fault.InvalidArgument, "mounts: host_path %q of %s is not absolute", m.GetHostPath(), m.GetContainerPath())
+		}
+		source, err := resolve(ctx, m.GetHostPath())
+		if os.IsNotExist(err) {
+			return nil, fault.New(fault.InvalidArgument, "mounts: host_path %s does not exist", m.GetHostPath())
+		}
+		if err != nil {
+			return nil, fmt.Errorf("mounts: host_path %s: %w", m.GetHostPath(), err)
+		}
+		out = append(out, spec.Mount{Mount: m, Source: source})
+	}
+	return out, nil
+}
+
+func resolve(ctx context.Context, path string) (string, error) {
+	type answer struct {
+		path string
+		err  error
+	}
+	answers := make(chan answer, 1)
+	go func() {
+		p, err := filepath.EvalSymlinks(path)
+		answers <- answer{p, err}
+	}()
+	select {
+	case a := <-answers:
+		return a.path, a.err
+	case <-ctx.Done():
+		return "", fmt.Errorf("the file system does not answer: %w", ctx.Err())
+	}
+}
+
+// devices are the pod's, a directory standing for every node in it; for a
+// privileged container they are all of the node's.
+func devices(config *cri.ContainerConfig) ([]spec.Device, error) {
+	if config.GetLinux().GetSecurityContext().GetPrivileged() {
+		return walkDevices("/dev", "/dev", "rwm")
+	}
+	var out []spec.Device
+	for _, d := range config.GetDevices() {
+		found, err := walkDevices(d.GetHostPath(), d.GetContainerPath(), d.GetPermissions())
+		if err != nil {
+			return nil, fault.New(fault.InvalidArgument, "devices: %w", err)
+		}
+		out = append(out, found...)
+	}
+	return out, nil
+}
+
+func walkDevices(host, inside, access string) ([]spec.Device, error) {
+	host, err := filepath.EvalSymlinks(host)
+	if err != nil {
+		return nil, err
+	}
+	var out []spec.Device
+	err = filepath.WalkDir(host, func(path string, entry fs.DirEntry, err error) error {
+		switch {
+		case os.IsNotExist(err):
+			return nil // gone since the directory was read
+		case err != nil:
+			return err
+		// These are the runtime's to make: devpts, the pod's shm, mqueue.
+		case entry.IsDir() && (path == "/dev/pts" || path == "/dev/shm" || path == "/dev/mqueue"):
+			return filepath.SkipDir
+		case entry.Type()&fs.ModeDevice == 0 || path == "/dev/console":
+			return nil
+		}
+		device, err := deviceAt(path)
+		if err == nil {
+			device.Path = filepath.Join(inside, strings.TrimPrefix(path, host))
+			out = append(out, spec.Device{LinuxDevice: device, Access: access})
+		}
+		return err
+	})
+	return out, err
+}
+
+func deviceAt(path string) (specs.LinuxDevice, error) {
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		return specs.LinuxDevice{}, fmt.Errorf("stat %s: %w", path, err)
+	}
+	kind := "c"
+	if st.Mode&unix.S_IFMT == unix.S_IFBLK {
+		kind = "b"
+	}
+	mode := fs.FileMode(st.Mode & 0o777)
+	return specs.LinuxDevice{
+		Path: path, Type: kind, Major: int64(unix.Major(st.Rdev)), Minor: int64(unix.Minor(st.Rdev)),
+		FileMode: &mode, UID: &st.Uid, GID: &st.Gid,
+	}, nil
+}
+
+// seccompProfile reads a Localhost profile.
+func (e *Engine) seccompProfile(config *cri.ContainerConfig) ([]byte, error) {
+	p, err := spec.SeccompProfile(config.GetLinux().GetSecurityContext())
+	if err != nil {
+		return nil, fault.As(fault.InvalidArgument, err)
+	}
+	if p.GetProfileType() != cri.SecurityProfile_Localhost {
+		return e.Settings.Node.SeccompProfile, nil
+	}
+	if !filepath.IsAbs(p.GetLocalhostRef()) {
+		return nil, fault.New(fault.InvalidArgument, "seccomp: localhost_ref %q is not an absolute path", p.GetLocalhostRef())
+	}
+	f, err := os.Open(p.GetLocalhostRef())
+	if err != nil {
+		return nil, fault.New(fault.InvalidArgument, "seccomp: %w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxSeccompProfile))
+	if err != nil {
+		return nil, fmt.Errorf("seccomp profile %s: %w", p.GetLocalhostRef(), err)
+	}
+	return data, nil
+}

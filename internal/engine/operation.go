@@ -1,0 +1,120 @@
+package engine
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// operation is work that outlives the RPC that asked for it. Whoever asks for the
+// same key while it runs waits for the same result.
+type operation struct {
+	kind, object string
+	started      time.Time
+	at           atomic.Pointer[stage]
+	done         chan struct{} // closed when id and err are final
+
+	id  string
+	err error
+}
+
+type stage struct {
+	name  string
+	since time.Time
+}
+
+// stage names what the operation is doing from now on.
+func (op *operation) stage(name string) { op.at.Store(&stage{name: name, since: time.Now()}) }
+
+// wait returns the result, or an error that names the stage when ctx ends first.
+// The operation goes on.
+func (op *operation) wait(ctx context.Context) (string, error) {
+	select {
+	case <-op.done:
+		return op.id, op.err
+	case <-ctx.Done():
+		at := op.at.Load()
+		return "", fmt.Errorf("%s of %s is still in stage %s for %s: %w",
+			op.kind, op.object, at.name, time.Since(at.since).Round(time.Millisecond), ctx.Err())
+	}
+}
+
+// operations are those that run now.
+type operations struct {
+	mu    sync.Mutex // held for map operations alone
+	byKey map[string]*operation
+	group sync.WaitGroup
+	// closed refuses new ones: the daemon is ending.
+	closed bool
+}
+
+// join returns the running operation of the key, or starts work as a new one. work
+// gets a context that ends with the daemon or after budget, whichever is first.
+func (e *Engine) join(key opKey, budget time.Duration, work func(context.Context, *operation) (string, error)) (*operation, error) {
+	name := key.kind + "\x00" + key.object
+	ops := &e.ops
+	ops.mu.Lock()
+	defer ops.mu.Unlock()
+	if op, ok := ops.byKey[name]; ok {
+		return op, nil
+	}
+	if ops.closed {
+		return nil, errEnding
+	}
+	op := &operation{kind: key.kind, object: key.object, started: time.Now(), done: make(chan struct{})}
+	op.stage("queued")
+	ops.byKey[name] = op
+	ops.group.Add(1)
+	go func() {
+		defer ops.group.Done()
+		ctx, cancel := context.WithTimeout(e.ctx, budget)
+		defer cancel()
+		op.id, op.err = work(ctx, op)
+		if op.err != nil && ctx.Err() != nil {
+			op.err = fmt.Errorf("stage %s: %w", op.at.Load().name, op.err)
+		}
+		ops.mu.Lock()
+		delete(ops.byKey, name)
+		ops.mu.Unlock()
+		close(op.done)
+	}()
+	return op, nil
+}
+
+// opKey identifies an operation: what is done to which object.
+type opKey struct{ kind, object string }
+
+// run joins or starts and waits.
+func (e *Engine) run(ctx context.Context, key opKey, budget time.Duration, work func(context.Context, *operation) (string, error)) (string, error) {
+	op, err := e.join(key, budget, work)
+	if err != nil {
+		return "", err
+	}
+	return op.wait(ctx)
+}
+
+// OperationReport is one running operation for crio status.
+type OperationReport struct {
+	Kind, Object, Stage string
+	// Age and InStage are in nanoseconds.
+	Age, InStage time.Duration
+}
+
+func (ops *operations) report() []OperationReport {
+	ops.mu.Lock()
+	defer ops.mu.Unlock()
+	all := make([]OperationReport, 0, len(ops.byKey))
+	for _, op := range ops.byKey {
+		at := op.at.Load()
+		all = append(all, OperationReport{
+			Kind: op.kind, Object: op.object, Stage: at.name,
+			Age: time.Since(op.started), InStage: time.Since(at.since),
+		})
+	}
+	slices.SortFunc(all, func(a, b OperationReport) int { return cmp.Compare(b.Age, a.Age) })
+	return all
+}

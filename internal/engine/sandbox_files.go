@@ -1,0 +1,68 @@
+package engine
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/crio-minimal/crio/internal/pod"
+	"github.com/crio-minimal/crio/internal/sys"
+)
+
+// resolvConf writes what the pod asks for (resolv.conf(5)), or copies the node's.
+func resolvConf(dns *cri.DNSConfig) ([]byte, error) {
+	if dns == nil {
+		data, err := os.ReadFile("/etc/resolv.conf")
+		if os.IsNotExist(err) {
+			return nil, nil
+		}
+		return data, err
+	}
+	var out bytes.Buffer
+	for _, line := range []struct {
+		keyword string
+		values  []string
+	}{{"search", dns.GetSearches()}, {"options", dns.GetOptions()}} {
+		if len(line.values) > 0 {
+			fmt.Fprintf(&out, "%s %s\n", line.keyword, strings.Join(line.values, " "))
+		}
+	}
+	for _, server := range dns.GetServers() {
+		fmt.Fprintf(&out, "nameserver %s\n", server)
+	}
+	for _, value := range slices.Concat(dns.GetServers(), dns.GetSearches(), dns.GetOptions()) {
+		if strings.ContainsAny(value, " \t\n\r\x00") {
+			return nil, fmt.Errorf("dns_config: %q contains a space or a control character", value)
+		}
+	}
+	return out.Bytes(), nil
+}
+
+// hostsFile is for containers whose client mounts none; the kubelet mounts its own.
+func (e *Engine) hostsFile(v pod.Sandbox, n *pod.Network) error {
+	if v.HostNetwork() {
+		data, err := os.ReadFile("/etc/hosts")
+		if err != nil && !os.IsNotExist(err) {
+			return err
+		}
+		return sys.WriteFile(e.Layout.SandboxDir(v.ID)+"/hosts", data, 0o644)
+	}
+	var out bytes.Buffer
+	out.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n")
+	if n != nil {
+		for _, ip := range n.IPs {
+			fmt.Fprintf(&out, "%s\t%s\n", ip, v.Config.GetHostname())
+		}
+	}
+	return sys.WriteFile(e.Layout.SandboxDir(v.ID)+"/hosts", out.Bytes(), 0o644)
+}
+
+// cutSysctl takes "name=value" apart.
+func cutSysctl(kv string) (name, value string, ok bool) {
+	name, value, ok = strings.Cut(kv, "=")
+	return strings.TrimSpace(name), strings.TrimSpace(value), ok
+}

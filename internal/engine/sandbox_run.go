@@ -1,0 +1,326 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/crio-minimal/crio/internal/fault"
+	"github.com/crio-minimal/crio/internal/netns"
+	"github.com/crio-minimal/crio/internal/network"
+	"github.com/crio-minimal/crio/internal/pod"
+	"github.com/crio-minimal/crio/internal/spec"
+	"github.com/crio-minimal/crio/internal/sys"
+	"github.com/crio-minimal/crio/internal/untrusted"
+)
+
+// shmOptions is the size of a pod's /dev/shm that users of other runtimes know.
+const shmOptions = "mode=1777,size=65536k"
+
+// RunSandbox makes a sandbox and returns its ID when it is ready. A call with the
+// metadata of one that is being made joins it; with that of a ready one returns its ID.
+func (e *Engine) RunSandbox(ctx context.Context, config *cri.PodSandboxConfig, handlerName string) (string, error) {
+	h, err := e.handler(handlerName)
+	if err != nil {
+		return "", err
+	}
+	if err := e.checkSandbox(config); err != nil {
+		return "", fault.As(fault.InvalidArgument, err)
+	}
+	key := pod.KeyOfSandbox(config.GetMetadata())
+	return e.run(ctx, opKey{"run sandbox", key.String()}, createBudget, func(ctx context.Context, op *operation) (string, error) {
+		if s, ok := e.index.sandboxWithKey(key); ok {
+			switch v := s.snapshot(); v.Phase {
+			case pod.SandboxReady:
+				return v.ID, nil
+			case pod.SandboxNotReady:
+				return "", fault.New(fault.AlreadyExists, "%s exists as %s and is stopped: remove it or use the next attempt", key, v.ID)
+			}
+		}
+		return e.runSandbox(ctx, op, pod.Sandbox{
+			ID: pod.NewID(), Phase: pod.SandboxCreating, Config: config, Handler: h,
+			CreatedAt: time.Now().UnixNano(), BootID: e.bootID,
+		})
+	})
+}
+
+// runSandbox makes the sandbox that the record describes, or undoes what it made of it.
+func (e *Engine) runSandbox(ctx context.Context, op *operation, v pod.Sandbox) (string, error) {
+	if !v.HostNetwork() {
+		// Fail fast: the kubelet retries, and a wait here would only hide the reason.
+		if err := e.Networks.Ready(ctx); err != nil {
+			return "", fault.New(fault.Unavailable, "network is not ready: %w", err)
+		}
+	}
+	op.stage("record")
+	parent := v.Config.GetLinux().GetCgroupParent()
+	missing, err := e.Cgroups.MissingParents(parent)
+	if err != nil {
+		return "", fault.As(fault.InvalidArgument, fmt.Errorf("cgroup_parent %q: %w", parent, err))
+	}
+	v.Cgroups = missing
+	if err := e.sandboxRecords.Save(v, false); err != nil {
+		return "", err
+	}
+	s := newSandbox(v)
+	e.index.addSandbox(s)
+	if err := e.makeSandbox(ctx, op, s); err != nil {
+		op.stage("undo")
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeBudget)
+		defer cancel()
+		if undoErr := e.removeSandbox(undo, op, s); undoErr != nil {
+			e.Log.Error("a sandbox that could not be made cannot be undone yet", "sandbox", v.ID, "err", undoErr)
+		}
+		return "", err
+	}
+	return v.ID, nil
+}
+
+func (e *Engine) makeSandbox(ctx context.Context, op *operation, s *sandbox) error {
+	v := s.snapshot()
+	op.stage("cgroup")
+	if err := e.Cgroups.MakeParents(v.Cgroups); err != nil {
+		return fmt.Errorf("cgroup %s: %w", v.ID, err)
+	}
+	op.stage("files")
+	if err := e.sandboxFiles(v); err != nil {
+		return fmt.Errorf("sandbox files %s: %w", v.ID, err)
+	}
+	op.stage("namespaces")
+	sysctls, err := e.sysctls(v)
+	if err != nil {
+		return err
+	}
+	kinds := netns.Kinds{
+		Net: !v.HostNetwork(), IPC: !v.HostIPC(), UTS: !v.HostNetwork(),
+		Hostname: v.Config.GetHostname(), Sysctls: sysctls,
+	}
+	if err := netns.Create(ctx, e.Layout.NamespaceDir(v.ID), kinds); err != nil {
+		return fmt.Errorf("namespaces %s: %w", v.ID, err)
+	}
+	var made pod.SandboxMade
+	if !v.HostNetwork() {
+		op.stage("cni add")
+		if made.Network, err = e.addNetwork(ctx, s); err != nil {
+			return err
+		}
+	}
+	if err := e.hostsFile(v, made.Network); err != nil {
+		return fmt.Errorf("hosts file %s: %w", v.ID, err)
+	}
+	if v.SharesPID() {
+		op.stage("pause")
+		if made.Pause, err = e.startPause(ctx, s); err != nil {
+			return err
+		}
+	}
+	op.stage("commit")
+	if err := e.commitSandbox(s, made, false); err != nil {
+		return err
+	}
+	select {
+	case <-s.paused:
+		return fmt.Errorf("pause %s: it ended at once", v.ID)
+	default:
+		return nil
+	}
+}
+
+// addNetwork records what ADD will be called with, durably, since IPAM's own files
+// survive a power cut, and then calls it.
+func (e *Engine) addNetwork(ctx context.Context, s *sandbox) (*pod.Network, error) {
+	v := s.snapshot()
+	attachment, err := e.Networks.Choose(ctx)
+	if err != nil {
+		return nil, fault.New(fault.Unavailable, "network is not ready: %w", err)
+	}
+	n := pod.Network{Name: attachment.Network, Config: attachment.Config}
+	if err := e.commitSandbox(s, pod.NetworkRequested{Network: n}, true); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, networkBudget)
+	defer cancel()
+	done, err := e.Networks.Add(ctx, e.networkPod(v), attachment)
+	if err != nil {
+		return nil, fmt.Errorf("cni add %s: %w", v.ID, err)
+	}
+	n.Result, n.IPs = done.Result, done.IPs
+	return &n, nil
+}
+
+// networkPod is the pod as CNI sees it. The network namespace is left out when it
+// is gone, which tells the plugins to free what lies outside of it.
+func (e *Engine) networkPod(v pod.Sandbox) network.Pod {
+	m := v.Config.GetMetadata()
+	p := network.Pod{ID: v.ID, Name: m.GetName(), Namespace: m.GetNamespace(), UID: m.GetUid()}
+	if path := e.Layout.Namespace(v.ID, "net"); v.BootID == e.bootID && netns.Pinned(path) {
+		p.Netns = path
+	}
+	for _, port := range v.Config.GetPortMappings() {
+		// "The value 0 indicates NO host port should be allocated" (PortMapping.host_port).
+		if port.GetHostPort() != 0 {
+			p.Ports = append(p.Ports, network.Port{
+				Protocol: protocolName(port.GetProtocol()), HostIP: port.GetHostIp(),
+				HostPort: port.GetHostPort(), ContainerPort: port.GetContainerPort(),
+			})
+		}
+	}
+	return p
+}
+
+func protocolName(p cri.Protocol) string {
+	switch p {
+	case cri.Protocol_UDP:
+		return "udp"
+	case cri.Protocol_SCTP:
+		return "sctp"
+	}
+	return "tcp"
+}
+
+// checkSandbox refuses what can never work, and what this version does not do.
+func (e *Engine) checkSandbox(config *cri.PodSandboxConfig) error {
+	m := config.GetMetadata()
+	if m.GetName() == "" || m.GetNamespace() == "" || m.GetUid() == "" {
+		return errors.New("metadata: name, namespace and uid must be set")
+	}
+	// They go into CNI_ARGS, "KEY=VALUE;..."; no name of Kubernetes has these.
+	if strings.ContainsAny(m.GetName()+m.GetNamespace()+m.GetUid(), ";=\n\x00") {
+		return errors.New("metadata: name, namespace and uid must not contain ;, = or control characters")
+	}
+	security := config.GetLinux().GetSecurityContext()
+	options := security.GetNamespaceOptions()
+	switch {
+	case options.GetNetwork() != cri.NamespaceMode_POD && options.GetNetwork() != cri.NamespaceMode_NODE:
+		return fmt.Errorf("namespace_options.network: %s is neither POD nor NODE", options.GetNetwork())
+	case options.GetIpc() != cri.NamespaceMode_POD && options.GetIpc() != cri.NamespaceMode_NODE:
+		return fmt.Errorf("namespace_options.ipc: %s is neither POD nor NODE", options.GetIpc())
+	case options.GetPid() == cri.NamespaceMode_TARGET:
+		return errors.New("namespace_options.pid: TARGET is for containers")
+	case security.GetRunAsGroup() != nil && security.GetRunAsUser() == nil:
+		return errors.New("run_as_group needs run_as_user")
+	}
+	if err := refuseUserNamespace(options); err != nil {
+		return err
+	}
+	if options.GetNetwork() != cri.NamespaceMode_NODE {
+		if err := untrusted.CheckHostname(config.GetHostname()); err != nil {
+			return fmt.Errorf("hostname: %w", err)
+		}
+	}
+	return nil
+}
+
+func refuseUserNamespace(o *cri.NamespaceOption) error {
+	u := o.GetUsernsOptions()
+	if u == nil || u.GetMode() == cri.NamespaceMode_NODE {
+		return nil
+	}
+	return fault.New(fault.Unimplemented, "namespace_options.userns_options: user namespaces are not served yet")
+}
+
+// sysctls are the node's defaults and the pod's own. A default that does not fit
+// the pod's namespaces is left out; one of the pod's is an error.
+func (e *Engine) sysctls(v pod.Sandbox) (map[string]string, error) {
+	all := map[string]string{}
+	private := untrusted.Private{Net: !v.HostNetwork(), IPC: !v.HostIPC(), UTS: !v.HostNetwork()}
+	for _, kv := range e.DefaultSysctls {
+		name, value, _ := cutSysctl(kv)
+		if untrusted.CheckSysctl(name, value, private) == nil {
+			all[name] = value
+		}
+	}
+	for name, value := range v.Config.GetLinux().GetSysctls() {
+		if err := untrusted.CheckSysctl(name, value, private); err != nil {
+			return nil, fault.New(fault.InvalidArgument, "sysctls: %w", err)
+		}
+		all[name] = value
+	}
+	return all, nil
+}
+
+// startPause runs the built-in pause process as PID 1 of the pod's PID namespace.
+func (e *Engine) startPause(ctx context.Context, s *sandbox) (*pod.Process, error) {
+	v := s.snapshot()
+	h := e.configured(v.Handler)
+	group, err := e.Cgroups.ContainerGroup(v.Config.GetLinux().GetCgroupParent(), v.ID)
+	if err != nil {
+		return nil, fmt.Errorf("pause %s: %w", v.ID, err)
+	}
+	oci, err := spec.Pause(spec.Input{
+		Node: e.node(h), Rootfs: e.Layout.PauseRootfs(), Namespaces: e.podNamespaces(v), CgroupsPath: group.OCIPath(),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("pause %s: %w", v.ID, err)
+	}
+	if err := e.writeBundle(v.ID, oci); err != nil {
+		return nil, fmt.Errorf("pause %s: %w", v.ID, err)
+	}
+	conn, status, err := e.spawn(ctx, launch{
+		id: v.ID, parent: v.Config.GetLinux().GetCgroupParent(), handler: v.Handler,
+	}, e.pauseEnded(s))
+	if err != nil {
+		return nil, fmt.Errorf("pause %s: %w", v.ID, err)
+	}
+	s.conn.Store(conn)
+	return &pod.Process{Pid: status.Pid, StartTicks: status.StartTicks}, nil
+}
+
+// podNamespaces are the paths that every process of the pod joins.
+func (e *Engine) podNamespaces(v pod.Sandbox) spec.Namespaces {
+	n := spec.Namespaces{HostNet: v.HostNetwork(), HostIPC: v.HostIPC(), HostUTS: v.HostNetwork()}
+	if !n.HostNet {
+		n.Net, n.UTS = e.Layout.Namespace(v.ID, "net"), e.Layout.Namespace(v.ID, "uts")
+	}
+	if !n.HostIPC {
+		n.IPC = e.Layout.Namespace(v.ID, "ipc")
+	}
+	return n
+}
+
+// sandboxFiles makes what the containers share: resolv.conf, hostname, /dev/shm.
+func (e *Engine) sandboxFiles(v pod.Sandbox) error {
+	dir := e.Layout.SandboxDir(v.ID)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	resolv, err := resolvConf(v.Config.GetDnsConfig())
+	if err != nil {
+		return err
+	}
+	if err := sys.WriteFile(dir+"/resolv.conf", resolv, 0o644); err != nil {
+		return err
+	}
+	hostname, err := e.hostname(v)
+	if err != nil {
+		return err
+	}
+	if err := sys.WriteFile(dir+"/hostname", []byte(hostname+"\n"), 0o644); err != nil {
+		return err
+	}
+	if v.HostIPC() {
+		return nil
+	}
+	shm := e.Layout.Shm(v.ID)
+	if err := os.MkdirAll(shm, 0o700); err != nil {
+		return err
+	}
+	if err := unix.Mount("shm", shm, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, shmOptions); err != nil {
+		return fmt.Errorf("mount %s: %w", shm, err)
+	}
+	return nil
+}
+
+// hostname of the pod; on the host network it is the node's.
+func (e *Engine) hostname(v pod.Sandbox) (string, error) {
+	if v.HostNetwork() {
+		return os.Hostname()
+	}
+	return v.Config.GetHostname(), nil
+}

@@ -1,0 +1,160 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/crio-minimal/crio/internal/fault"
+	"github.com/crio-minimal/crio/internal/netns"
+	"github.com/crio-minimal/crio/internal/pod"
+)
+
+// StopSandbox ends every process of the sandbox and gives its network back. It
+// succeeds for one that is stopped or that does not exist.
+func (e *Engine) StopSandbox(ctx context.Context, id string) error {
+	s, err := e.index.sandbox(id)
+	if fault.Of(err) == fault.NotFound {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	id = s.snapshot().ID
+	_, err = e.run(ctx, opKey{"stop sandbox", id}, removeBudget, func(ctx context.Context, op *operation) (string, error) {
+		return id, s.queue.wait(func() error { return e.stopSandbox(ctx, op, s) })
+	})
+	return err
+}
+
+func (e *Engine) stopSandbox(ctx context.Context, op *operation, s *sandbox) error {
+	v := s.snapshot()
+	if v.Phase == pod.SandboxRemoving || v.Phase == pod.SandboxGone {
+		return nil
+	}
+	s.stopping.Store(true)
+	if err := e.quietSandbox(ctx, op, s); err != nil {
+		return err
+	}
+	return e.commitSandbox(s, pod.SandboxStopped{}, false)
+}
+
+// quietSandbox ends the processes, containers first so that their network works to
+// the last, and gives the network back. It is idempotent.
+func (e *Engine) quietSandbox(ctx context.Context, op *operation, s *sandbox) error {
+	v := s.snapshot()
+	op.stage("stop containers")
+	var stops errgroup.Group
+	for _, c := range e.index.containersOf(v.ID) {
+		stops.Go(func() error { return e.stopContainer(ctx, c, 0) })
+	}
+	if err := stops.Wait(); err != nil {
+		return err
+	}
+	op.stage("stop pause")
+	if err := e.stopPause(ctx, s); err != nil {
+		return err
+	}
+	op.stage("cni del")
+	if err := e.deleteNetwork(ctx, v); err != nil {
+		return err
+	}
+	op.stage("namespaces")
+	if err := netns.Remove(ctx, e.Layout.NamespaceDir(v.ID)); err != nil {
+		return fmt.Errorf("namespaces %s: %w", v.ID, err)
+	}
+	return nil
+}
+
+// stopPause ends the pause process, if the pod has one, and its monitor.
+func (e *Engine) stopPause(ctx context.Context, s *sandbox) error {
+	v := s.snapshot()
+	if !v.SharesPID() {
+		return nil
+	}
+	// Not wanted any more: the monitor's news of the end would only be confusing.
+	s.disconnect()
+	ctx, cancel := context.WithTimeout(ctx, killBudget)
+	defer cancel()
+	if err := e.killProcesses(ctx, v.Handler, v.Config.GetLinux().GetCgroupParent(), v.ID); err != nil {
+		return fmt.Errorf("stop pause %s: %w", v.ID, err)
+	}
+	return removeAll(e.Layout.ContainerDir(v.ID))
+}
+
+// deleteNetwork calls CNI DEL with what ADD was called with, whatever the
+// configuration says today.
+func (e *Engine) deleteNetwork(ctx context.Context, v pod.Sandbox) error {
+	if v.Network == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, networkBudget)
+	defer cancel()
+	if err := e.Networks.Del(ctx, e.networkPod(v), attachmentOf(v.Network)); err != nil {
+		return fmt.Errorf("cni del %s: %w", v.ID, err)
+	}
+	return nil
+}
+
+// RemoveSandbox removes the sandbox with its containers. It succeeds for one that
+// does not exist.
+func (e *Engine) RemoveSandbox(ctx context.Context, id string) error {
+	s, err := e.index.sandbox(id)
+	if fault.Of(err) == fault.NotFound {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	id = s.snapshot().ID
+	_, err = e.run(ctx, opKey{"remove sandbox", id}, removeBudget, func(ctx context.Context, op *operation) (string, error) {
+		return id, s.queue.wait(func() error { return e.removeSandbox(ctx, op, s) })
+	})
+	return err
+}
+
+// removeSandbox is the teardown of a sandbox, for whatever reason it is unwanted:
+// a failed run, a removal, a crash. It begins wherever the last try ended.
+func (e *Engine) removeSandbox(ctx context.Context, op *operation, s *sandbox) (err error) {
+	v := s.snapshot()
+	if v.Phase == pod.SandboxGone {
+		return nil
+	}
+	defer func() { e.note(&s.blocked, err, func() { e.retrySandbox(s) }) }()
+	if v.Phase != pod.SandboxRemoving {
+		if err := e.commitSandbox(s, pod.SandboxRemoval{}, false); err != nil {
+			return err
+		}
+	}
+	if err := e.quietSandbox(ctx, op, s); err != nil {
+		return err
+	}
+	op.stage("remove containers")
+	var removals errgroup.Group
+	for _, c := range e.index.containersOf(v.ID) {
+		removals.Go(func() error { return c.queue.wait(func() error { return e.removeContainer(ctx, op, c) }) })
+	}
+	if err := removals.Wait(); err != nil {
+		return err
+	}
+	op.stage("files")
+	if err := e.tearDownSandbox(v); err != nil {
+		return err
+	}
+	op.stage("commit")
+	if err := e.commitSandbox(s, pod.SandboxRemoved{}, false); err != nil {
+		return err
+	}
+	e.index.dropSandbox(s)
+	return nil
+}
+
+// tearDownSandbox removes what a quiet sandbox still has: mounts, files, cgroups.
+func (e *Engine) tearDownSandbox(v pod.Sandbox) error {
+	return joined("teardown", v.ID,
+		unmount(e.Layout.Shm(v.ID)),
+		removeAll(e.Layout.SandboxDir(v.ID)),
+		e.Cgroups.RemoveParents(v.Cgroups),
+	)
+}

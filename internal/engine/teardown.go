@@ -1,0 +1,94 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/crio-minimal/crio/internal/network"
+	"github.com/crio-minimal/crio/internal/pod"
+	"github.com/crio-minimal/crio/internal/sys"
+)
+
+// Backoff of a teardown that failed: it is tried again until it succeeds.
+const (
+	retryFirst = time.Second
+	retryMost  = time.Minute
+)
+
+// note keeps the reason of a failed teardown visible and has it tried again; a
+// success clears it.
+func (e *Engine) note(at *atomic.Pointer[blocked], err error, again func()) {
+	if err == nil {
+		at.Store(nil)
+		return
+	}
+	next := &blocked{err: err, since: time.Now(), tries: 1}
+	if last := at.Load(); last != nil {
+		next.since, next.tries = last.since, last.tries+1
+	}
+	at.Store(next)
+	delay := min(retryFirst<<min(next.tries-1, 10), retryMost)
+	time.AfterFunc(delay, again)
+}
+
+// retrySandbox removes the sandbox once more, unless somebody did meanwhile.
+func (e *Engine) retrySandbox(s *sandbox) {
+	v := s.snapshot()
+	if v.Phase != pod.SandboxRemoving || e.ctx.Err() != nil {
+		return
+	}
+	op, err := e.join(opKey{"remove sandbox", v.ID}, removeBudget, func(ctx context.Context, op *operation) (string, error) {
+		return v.ID, s.queue.wait(func() error { return e.removeSandbox(ctx, op, s) })
+	})
+	if err == nil {
+		<-op.done
+	}
+}
+
+func (e *Engine) retryContainer(c *container) {
+	v := c.snapshot()
+	if v.Phase != pod.ContainerRemoving || e.ctx.Err() != nil {
+		return
+	}
+	op, err := e.join(opKey{"remove container", v.ID}, removeBudget, func(ctx context.Context, op *operation) (string, error) {
+		return v.ID, c.queue.wait(func() error { return e.removeContainer(ctx, op, c) })
+	})
+	if err == nil {
+		<-op.done
+	}
+}
+
+// tearDownContainer removes everything that a container's record may stand for. It
+// is idempotent and computes every name from the ID; the record itself stays.
+func (e *Engine) tearDownContainer(ctx context.Context, op *operation, v pod.Container) error {
+	op.stage("kill")
+	kill, cancel := context.WithTimeout(ctx, killBudget)
+	defer cancel()
+	if err := e.killProcesses(kill, v.Handler, v.CgroupParent, v.ID); err != nil {
+		return fmt.Errorf("kill %s: %w", v.ID, err)
+	}
+	op.stage("layer")
+	if err := e.Layers.Remove(ctx, v.ID); err != nil {
+		return fmt.Errorf("layer %s: %w", v.ID, err)
+	}
+	op.stage("bundle")
+	return joined("bundle", v.ID, removeAll(e.Layout.ContainerDir(v.ID)))
+}
+
+func attachmentOf(n *pod.Network) network.Attachment {
+	return network.Attachment{Network: n.Name, Config: n.Config, Result: n.Result, IPs: n.IPs}
+}
+
+func unmount(path string) error {
+	if err := sys.Unmount(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+func removeAll(path string) error { return os.RemoveAll(path) }

@@ -1,0 +1,145 @@
+package image
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"go.podman.io/storage"
+	"golang.org/x/sys/unix"
+)
+
+// containers/storage calls a layer complete when it was unpacked, not when it is
+// on the disk. A power cut in between leaves a layer that looks whole and isn't,
+// and that every later pull would reuse. So each pull notes the layers it makes
+// before it makes them, and drops its notes after a syncfs. Notes that are there
+// at start name the layers to distrust.
+
+// journal is one pull's list of layers that may not be on the disk.
+type journal struct{ path string }
+
+// bootIDFile changes with every boot (random(4)).
+const bootIDFile = "/proc/sys/kernel/random/boot_id"
+
+func (s *Store) journalDir() string { return filepath.Join(s.store.GraphRoot(), "crio-pulls") }
+
+func bootID() (string, error) {
+	data, err := os.ReadFile(bootIDFile)
+	if err != nil {
+		return "", fmt.Errorf("read boot id: %w", err)
+	}
+	return strings.TrimSpace(string(data)), nil
+}
+
+func (s *Store) openJournal() (*journal, error) {
+	boot, err := bootID()
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(s.journalDir(), 0o700); err != nil {
+		return nil, fmt.Errorf("note layers of the pull: %w", err)
+	}
+	f, err := os.CreateTemp(s.journalDir(), boot+".")
+	if err != nil {
+		return nil, fmt.Errorf("note layers of the pull: %w", err)
+	}
+	return &journal{path: f.Name()}, f.Close()
+}
+
+// add is called by several goroutines: a short O_APPEND write is one piece.
+func (j *journal) add(layerID string) error {
+	f, err := os.OpenFile(j.path, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		return fmt.Errorf("note layer %s: %w", layerID, err)
+	}
+	_, err = f.WriteString(layerID + "\n")
+	if err == nil {
+		err = f.Sync()
+	}
+	if err == nil {
+		err = syncDir(filepath.Dir(j.path))
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("note layer %s: %w", layerID, err)
+	}
+	return nil
+}
+
+func (j *journal) discard() { _ = os.Remove(j.path) }
+
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// syncDisk writes the store's filesystem to the disk (syncfs(2)).
+func (s *Store) syncDisk() error {
+	d, err := os.Open(s.store.GraphRoot())
+	if err != nil {
+		return fmt.Errorf("sync image store: %w", err)
+	}
+	defer func() { _ = d.Close() }()
+	if err := unix.Syncfs(int(d.Fd())); err != nil {
+		return fmt.Errorf("sync image store %s: %w", s.store.GraphRoot(), err)
+	}
+	return nil
+}
+
+// recoverPulls deals with the notes of pulls that a crash ended: after a reboot
+// their layers are deleted unless something uses them, within the same boot they
+// are whole in the page cache and a syncfs makes them good.
+func (s *Store) recoverPulls() error {
+	entries, err := os.ReadDir(s.journalDir())
+	if errors.Is(err, os.ErrNotExist) || (err == nil && len(entries) == 0) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read notes of pulls: %w", err)
+	}
+	boot, err := bootID()
+	if err != nil {
+		return err
+	}
+	var distrusted []string
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), boot+".") {
+			continue
+		}
+		data, err := os.ReadFile(filepath.Join(s.journalDir(), e.Name()))
+		if err != nil {
+			return fmt.Errorf("read notes of pulls: %w", err)
+		}
+		distrusted = append(distrusted, strings.Fields(string(data))...)
+	}
+	s.dropLayers(distrusted)
+	if err := s.syncDisk(); err != nil {
+		return err
+	}
+	for _, e := range entries {
+		(&journal{path: filepath.Join(s.journalDir(), e.Name())}).discard()
+	}
+	return nil
+}
+
+// dropLayers deletes children before parents: a layer with children refuses.
+func (s *Store) dropLayers(ids []string) {
+	for progress := true; progress; {
+		progress = false
+		for _, id := range ids {
+			if !s.store.Exists(id) {
+				continue
+			}
+			if err := s.store.DeleteLayer(id); err == nil {
+				s.log.Warn("deleted a layer whose pull a power cut ended", "layer", id)
+				progress = true
+			} else if errors.Is(err, storage.ErrLayerUsedByImage) || errors.Is(err, storage.ErrLayerUsedByContainer) {
+				s.log.Warn("a layer whose pull a power cut ended is in use and stays", "layer", id)
+			}
+		}
+	}
+}

@@ -1,0 +1,81 @@
+package monitor
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// The protocol's numbers, as in conmon/PROTOCOL.md.
+const (
+	protocolVersion = 1
+	headerSize      = 8
+	statusSize      = 32
+	maxPacket       = 8192 // conmon sends up to half of it
+
+	typeHello   = 1
+	typeReopen  = 2
+	typeResize  = 3
+	typeKill    = 4
+	typeStatus  = 5
+	typeAckExit = 7
+
+	typeReply   = 0x80
+	pushStarted = 0x40
+	pushFailed  = 0x41
+	pushExit    = 0x42
+)
+
+// packet is one message. For a reply, payload begins after the errno.
+type packet struct {
+	kind    byte
+	seq     uint32
+	errno   unix.Errno
+	payload []byte
+}
+
+// encode makes a request.
+func encode(kind byte, seq uint32, payload []byte) []byte {
+	b := make([]byte, headerSize, headerSize+len(payload))
+	b[0], b[1] = protocolVersion, kind
+	binary.LittleEndian.PutUint32(b[4:], seq)
+	return append(b, payload...)
+}
+
+// decode reads a reply or a push. The payload aliases b.
+func decode(b []byte) (packet, error) {
+	if len(b) < headerSize {
+		return packet{}, fmt.Errorf("packet of %d bytes", len(b))
+	}
+	p := packet{kind: b[1], seq: binary.LittleEndian.Uint32(b[4:]), payload: b[headerSize:]}
+	if p.kind&typeReply == 0 {
+		if b[0] != protocolVersion {
+			return packet{}, fmt.Errorf("version %d of the protocol", b[0])
+		}
+		return p, nil
+	}
+	// A reply of another version still says why there is no other answer.
+	if len(p.payload) < 4 {
+		return packet{}, errors.New("reply without an errno")
+	}
+	p.errno = unix.Errno(binary.LittleEndian.Uint32(p.payload))
+	p.payload = p.payload[4:]
+	return p, nil
+}
+
+// decodeStatus accepts a longer payload: a newer monitor may append fields.
+func decodeStatus(b []byte) (Status, error) {
+	if len(b) < statusSize {
+		return Status{}, fmt.Errorf("status of %d bytes", len(b))
+	}
+	le := binary.LittleEndian
+	return Status{
+		State:      State(le.Uint32(b)),
+		Pid:        int(int32(le.Uint32(b[4:]))),
+		StartTicks: le.Uint64(b[8:]),
+		StartedAt:  int64(le.Uint64(b[16:])),
+		Dropped:    le.Uint64(b[24:]),
+	}, nil
+}

@@ -1,0 +1,185 @@
+// Package netns makes, pins, enters and removes namespaces. It works on a thread of
+// its own that is never used again: a thread that has left its namespaces must not
+// go back to the scheduler.
+package netns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/crio-minimal/crio/internal/sys"
+)
+
+// Kinds says which namespaces to make and how to set them up.
+type Kinds struct {
+	Net, IPC, UTS bool
+	// Hostname is set in the UTS namespace.
+	Hostname string
+	// Sysctls are written inside; the caller has checked that each belongs to one
+	// of the kinds.
+	Sysctls map[string]string
+}
+
+// nsfs is the magic number of the file system of namespaces (statfs(2)).
+const nsfs = 0x6e736673
+
+type kind struct {
+	name string // of the file, and of /proc/thread-self/ns/<name>
+	flag int
+}
+
+func (k Kinds) list() []kind {
+	var all []kind
+	for _, c := range []struct {
+		wanted bool
+		kind
+	}{{k.Net, kind{"net", unix.CLONE_NEWNET}}, {k.IPC, kind{"ipc", unix.CLONE_NEWIPC}}, {k.UTS, kind{"uts", unix.CLONE_NEWUTS}}} {
+		if c.wanted {
+			all = append(all, c.kind)
+		}
+	}
+	return all
+}
+
+// Create makes the namespaces and pins each by a bind mount on <dir>/<kind>. What
+// an earlier call pinned there is replaced. On an error Remove undoes what there is.
+func Create(ctx context.Context, dir string, k Kinds) error {
+	if err := Remove(ctx, dir); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	return onThread(ctx, func() error {
+		flags := 0
+		for _, c := range k.list() {
+			flags |= c.flag
+		}
+		if err := unix.Unshare(flags); err != nil {
+			return fmt.Errorf("unshare: %w", err)
+		}
+		if err := setUp(k); err != nil {
+			return err
+		}
+		for _, c := range k.list() {
+			if err := pin(filepath.Join(dir, c.name), c.name); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// pin keeps a namespace of this thread alive without a process.
+func pin(path, name string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	f.Close()
+	if err := unix.Mount("/proc/thread-self/ns/"+name, path, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("pin %s: %w", path, err)
+	}
+	return nil
+}
+
+// setUp runs inside the new namespaces.
+func setUp(k Kinds) error {
+	if k.Net {
+		if err := loopbackUp(); err != nil {
+			return fmt.Errorf("loopback: %w", err)
+		}
+	}
+	if k.UTS {
+		if err := unix.Sethostname([]byte(k.Hostname)); err != nil {
+			return fmt.Errorf("hostname %q: %w", k.Hostname, err)
+		}
+	}
+	for name, value := range k.Sysctls {
+		// Dots part the name; a slash stands for a dot inside a part (sysctl(8)).
+		path := "/proc/sys/" + strings.NewReplacer(".", "/", "/", ".").Replace(name)
+		if err := os.WriteFile(path, []byte(value), 0); err != nil {
+			return fmt.Errorf("sysctl %s=%s: %w", name, value, err)
+		}
+	}
+	return nil
+}
+
+// loopbackUp sets IFF_UP on lo (netdevice(7)); the kernel then gives it its addresses.
+func loopbackUp() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	request, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	if err := unix.IoctlIfreq(fd, unix.SIOCGIFFLAGS, request); err != nil {
+		return err
+	}
+	request.SetUint16(request.Uint16() | unix.IFF_UP)
+	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, request)
+}
+
+// Pinned tells whether path is a namespace, and not the empty file that a reboot or
+// an interrupted Create left.
+func Pinned(path string) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(path, &st) == nil && st.Type == nsfs
+}
+
+// Remove unpins everything in dir and removes it. A namespace lives on as long as
+// somebody is in it. nil when there is no such directory.
+func Remove(ctx context.Context, dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		path := filepath.Join(dir, entry.Name())
+		if err := sys.Unmount(path); err != nil {
+			return err
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return os.Remove(dir)
+}
+
+// onThread runs fn on a locked thread that ends with it.
+func onThread(ctx context.Context, fn func() error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	result := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			// The main thread cannot end: it would keep the namespaces, and /proc/self
+			// would show them. It is held here, so that fn runs on another one.
+			result <- onThread(ctx, fn)
+			runtime.UnlockOSThread()
+			return
+		}
+		// Never unlocked: the runtime ends the thread with the goroutine.
+		result <- fn()
+	}()
+	return <-result
+}

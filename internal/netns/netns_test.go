@@ -1,0 +1,99 @@
+package netns
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func run(t *testing.T, dir string, args ...string) string {
+	t.Helper()
+	enter := []string{"--net=" + dir + "/net", "--uts=" + dir + "/uts", "--ipc=" + dir + "/ipc"}
+	out, err := exec.Command("nsenter", append(enter, args...)...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %v\n%s", args, err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+func mounts(t *testing.T) string {
+	t.Helper()
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+func TestCreatePinsWhatItMakesAndRemoveLeavesNothing(t *testing.T) {
+	before := mounts(t)
+	dir := filepath.Join(t.TempDir(), "ns")
+	k := Kinds{Net: true, IPC: true, UTS: true, Hostname: "inside", Sysctls: map[string]string{
+		"net.ipv4.ip_unprivileged_port_start": "80", "kernel.shmmni": "77",
+	}}
+	// Twice: the second call has to replace what the first pinned.
+	for range 2 {
+		if err := Create(context.Background(), dir, k); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() { _ = Remove(context.Background(), dir) })
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := run(t, dir, "hostname"); got != "inside" || got == host {
+		t.Errorf("hostname inside is %q, outside %q", got, host)
+	}
+	if got := run(t, dir, "cat", "/proc/sys/net/ipv4/ip_unprivileged_port_start"); got != "80" {
+		t.Errorf("net sysctl is %s", got)
+	}
+	if got := run(t, dir, "cat", "/proc/sys/kernel/shmmni"); got != "77" {
+		t.Errorf("ipc sysctl is %s", got)
+	}
+	if got := run(t, dir, "ip", "-o", "addr", "show", "lo"); !strings.Contains(got, "127.0.0.1/8") {
+		t.Errorf("loopback is not up: %s", got)
+	}
+	if outside, err := os.ReadFile("/proc/sys/kernel/shmmni"); err != nil || strings.TrimSpace(string(outside)) == "77" {
+		t.Errorf("the node's own sysctl is %s, %v", outside, err)
+	}
+	if !Pinned(dir + "/net") {
+		t.Error("net is not pinned")
+	}
+	for range 2 {
+		if err := Remove(context.Background(), dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if Pinned(dir+"/net") || mounts(t) != before {
+		t.Error("mounts are left")
+	}
+}
+
+func TestCreateFailsCleanlyOnARefusedSysctl(t *testing.T) {
+	before := mounts(t)
+	dir := filepath.Join(t.TempDir(), "ns")
+	err := Create(context.Background(), dir, Kinds{Net: true, Sysctls: map[string]string{"net.ipv4.ip_unprivileged_port_start": "no"}})
+	if err == nil || !strings.Contains(err.Error(), "ip_unprivileged_port_start") {
+		t.Errorf("got %v", err)
+	}
+	if err := Remove(context.Background(), dir); err != nil {
+		t.Fatal(err)
+	}
+	if mounts(t) != before {
+		t.Error("mounts are left")
+	}
+}
+
+func TestPinnedIsNotFooledByALeftFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "net")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if Pinned(path) || Pinned(path+"-absent") {
+		t.Error("an empty file passes for a namespace")
+	}
+}

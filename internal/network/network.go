@@ -1,0 +1,224 @@
+// Package network attaches pods to CNI networks through libcni, and detaches them
+// with what they were attached with, whatever the configuration says by then.
+package network
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+)
+
+// interfaceName is the pod's end of the network, as every CNI runtime calls it.
+const interfaceName = "eth0"
+
+// Options of the network; they do not change while the daemon lives.
+type Options struct {
+	// ConfDir holds the network configurations.
+	ConfDir string
+	// DefaultNetwork is the name of the one to use; "" is the first by file name.
+	DefaultNetwork string
+	// CacheDir is libcni's own.
+	CacheDir   string
+	PluginDirs []string
+	Log        *slog.Logger
+}
+
+// Network is safe for concurrent use. It holds no lock while a plugin runs.
+type Network struct {
+	Options
+	cni    *libcni.CNIConfig
+	loaded atomic.Pointer[loaded]
+	// loading lets one caller at a time read the directory.
+	loading sync.Mutex
+	status  atomic.Pointer[status]
+}
+
+// New makes a Network; nothing is read before the first call.
+func New(o Options) *Network {
+	return &Network{Options: o, cni: libcni.NewCNIConfigWithCacheDir(o.PluginDirs, o.CacheDir, &pluginExec{})}
+}
+
+// Port is one port mapping.
+type Port struct {
+	Protocol      string `json:"protocol"` // tcp, udp or sctp
+	HostIP        string `json:"hostIP,omitempty"`
+	HostPort      int32  `json:"hostPort"`
+	ContainerPort int32  `json:"containerPort"`
+}
+
+// Pod is what plugins are told of a pod.
+type Pod struct {
+	ID, Name, Namespace, UID string
+	// Netns is the path of the network namespace; "" when it is gone.
+	Netns string
+	Ports []Port
+}
+
+// Attachment is what a pod was attached with. The caller keeps it and gives it back to Del.
+type Attachment struct {
+	Network string
+	// Config is the whole network list.
+	Config json.RawMessage
+	// Result is CNI's, in its newest form.
+	Result json.RawMessage
+	// IPs of the pod, the first of each family first.
+	IPs []string
+}
+
+// Choose returns the network that a pod would be attached to now, so that it can
+// be recorded before Add. The error says what is wrong and where.
+func (n *Network) Choose(context.Context) (Attachment, error) {
+	l, err := n.current()
+	if err != nil {
+		return Attachment{}, err
+	}
+	return Attachment{Network: l.list.Name, Config: l.config}, nil
+}
+
+// Add attaches the pod as Choose said. After an error something may be attached:
+// the caller calls Del.
+func (n *Network) Add(ctx context.Context, p Pod, a Attachment) (Attachment, error) {
+	list, err := parse(a)
+	if err != nil {
+		return a, err
+	}
+	result, err := n.cni.AddNetworkList(ctx, list, runtimeConf(p))
+	if err != nil {
+		return a, inTime(ctx, fmt.Errorf("network %s: %w", a.Network, err))
+	}
+	a.Result, a.IPs, err = readResult(result)
+	if err != nil {
+		return a, fmt.Errorf("network %s: %w", a.Network, err)
+	}
+	return a, nil
+}
+
+// Del detaches the pod. It is idempotent, and works when the namespace is gone.
+func (n *Network) Del(ctx context.Context, p Pod, a Attachment) error {
+	list, err := parse(a)
+	if err != nil {
+		return err
+	}
+	if err := n.cni.DelNetworkList(ctx, list, runtimeConf(p)); err != nil {
+		return inTime(ctx, fmt.Errorf("network %s: %w", a.Network, err))
+	}
+	return nil
+}
+
+func parse(a Attachment) (*libcni.NetworkConfigList, error) {
+	list, err := libcni.NetworkConfFromBytes(a.Config)
+	if err != nil {
+		return nil, fmt.Errorf("network %s: %w", a.Network, err)
+	}
+	if len(list.Plugins) == 0 {
+		return nil, fmt.Errorf("network %s: its configuration has no plugins", a.Network)
+	}
+	return list, nil
+}
+
+// inTime makes a plugin that was killed at the deadline look like what it is.
+func inTime(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("%w: %w", err, ctx.Err())
+	}
+	return err
+}
+
+func runtimeConf(p Pod) *libcni.RuntimeConf {
+	rt := &libcni.RuntimeConf{
+		ContainerID: p.ID, NetNS: p.Netns, IfName: interfaceName,
+		// The names that plugins know from the first Kubernetes runtimes.
+		Args: [][2]string{
+			{"IgnoreUnknown", "1"}, {"K8S_POD_NAMESPACE", p.Namespace}, {"K8S_POD_NAME", p.Name},
+			{"K8S_POD_INFRA_CONTAINER_ID", p.ID}, {"K8S_POD_UID", p.UID},
+		},
+		CapabilityArgs: map[string]any{},
+	}
+	if len(p.Ports) > 0 {
+		rt.CapabilityArgs["portMappings"] = p.Ports
+	}
+	return rt
+}
+
+// readResult takes the pod's addresses: those of interfaces inside the namespace.
+func readResult(result types.Result) (json.RawMessage, []string, error) {
+	r, err := types100.NewResultFromResult(result)
+	if err != nil {
+		return nil, nil, fmt.Errorf("result: %w", err)
+	}
+	var first, rest []string
+	families := map[bool]bool{}
+	for _, ip := range r.IPs {
+		if ip == nil || len(ip.Address.IP) == 0 || !inPod(r, ip) {
+			continue
+		}
+		if v4 := ip.Address.IP.To4() != nil; !families[v4] {
+			families[v4] = true
+			first = append(first, ip.Address.IP.String())
+			continue
+		}
+		rest = append(rest, ip.Address.IP.String())
+	}
+	ips := append(first, rest...)
+	if len(ips) == 0 {
+		return nil, nil, errors.New("result: the plugins gave the pod no address")
+	}
+	data, err := json.Marshal(r)
+	return data, ips, err
+}
+
+// inPod: an address without an interface is the pod's; one of an interface without
+// a sandbox is the node's.
+func inPod(r *types100.Result, ip *types100.IPConfig) bool {
+	if ip.Interface == nil {
+		return true
+	}
+	i := *ip.Interface
+	return i >= 0 && i < len(r.Interfaces) && r.Interfaces[i] != nil && r.Interfaces[i].Sandbox != ""
+}
+
+const (
+	// statusTime bounds the plugins' STATUS.
+	statusTime = 2 * time.Second
+	// statusAge is how long its answer holds.
+	statusAge = 5 * time.Second
+)
+
+// status is the plugins' last answer.
+type status struct {
+	list *libcni.NetworkConfigList
+	at   time.Time
+	err  error
+}
+
+// Ready returns nil when a pod can be attached, else a reason that names the file
+// or the plugin and what to do. The directory is looked at anew each time; plugins
+// that know STATUS (CNI 1.1) are asked, not more often than their answer is fresh.
+func (n *Network) Ready(ctx context.Context) error {
+	l, err := n.current()
+	if err != nil {
+		return err
+	}
+	if s := n.status.Load(); s != nil && s.list == l.list && time.Since(s.at) < statusAge {
+		return s.err
+	}
+	// Not the caller's context: the answer is for the callers after it too.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), statusTime)
+	defer cancel()
+	// libcni asks only where the configuration's version has the verb.
+	err = n.cni.GetStatusNetworkList(ctx, l.list)
+	if err != nil {
+		err = fmt.Errorf("network %s (%s) says it is not ready: %w", l.list.Name, l.file, inTime(ctx, err))
+	}
+	n.status.Store(&status{list: l.list, at: time.Now(), err: err})
+	return err
+}

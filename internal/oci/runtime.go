@@ -1,0 +1,139 @@
+// Package oci runs the OCI runtime for everything but create and start, which the
+// monitor does: features, exec, delete. It is the only one that knows its command line.
+package oci
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/opencontainers/runtime-spec/specs-go/features"
+)
+
+// Runtime is one OCI runtime with its state directory. It is a value and safe to share.
+type Runtime struct {
+	// Path of the binary.
+	Path string
+	// Root is the state directory (--root).
+	Root string
+	// Systemd passes --systemd-cgroup.
+	Systemd bool
+}
+
+// GlobalArgs come before every sub-command.
+func (r Runtime) GlobalArgs() []string {
+	args := []string{"--root", r.Root}
+	if r.Systemd {
+		args = append(args, "--systemd-cgroup")
+	}
+	return args
+}
+
+// Features is what the daemon needs to know of a runtime.
+type Features struct {
+	// Version is the first line of --version.
+	Version string
+	// OCIVersion is the newest specification that the runtime accepts.
+	OCIVersion string
+	// RecursiveReadOnly: the mount option "rro" is known.
+	RecursiveReadOnly bool
+}
+
+// oldestOCIVersion is what a runtime without the features command is given.
+// crun 1.8 is one, and refuses anything newer than 1.0.x.
+const oldestOCIVersion = "1.0.2"
+
+// Probe asks the runtime for its version and features.
+func Probe(ctx context.Context, path string) (Features, error) {
+	out, err := run(ctx, path, "--version")
+	if err != nil {
+		return Features{}, fmt.Errorf("runtime %s: %w", path, err)
+	}
+	version, _, _ := strings.Cut(string(out), "\n")
+	f := Features{Version: version, OCIVersion: oldestOCIVersion}
+	out, err = run(ctx, path, "features")
+	var known features.Features
+	if err != nil || json.Unmarshal(out, &known) != nil {
+		return f, ctx.Err()
+	}
+	f.OCIVersion = accepted(known.OCIVersionMax)
+	for _, option := range known.MountOptions {
+		f.RecursiveReadOnly = f.RecursiveReadOnly || option == "rro"
+	}
+	return f, nil
+}
+
+// accepted is the lower of what the runtime accepts and what our types describe. A
+// development version ("1.0.2-dev") sorts below its release, which it may refuse.
+func accepted(maximum string) string {
+	var ours, theirs [3]int
+	var rest string
+	if _, err := fmt.Sscanf(specs.Version, "%d.%d.%d", &ours[0], &ours[1], &ours[2]); err != nil {
+		return oldestOCIVersion
+	}
+	n, _ := fmt.Sscanf(maximum, "%d.%d.%d%s", &theirs[0], &theirs[1], &theirs[2], &rest)
+	if n < len(theirs) {
+		return oldestOCIVersion
+	}
+	for i := range ours {
+		if ours[i] != theirs[i] {
+			if ours[i] < theirs[i] {
+				return specs.Version
+			}
+			return maximum
+		}
+	}
+	return maximum
+}
+
+// Delete kills what is left of the container and removes the runtime's state and
+// cgroup. nil when the runtime does not know it, which its state directory tells
+// without an exec.
+func (r Runtime) Delete(ctx context.Context, id string) error {
+	if _, err := os.Stat(filepath.Join(r.Root, id)); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	_, err := run(ctx, r.Path, append(r.GlobalArgs(), "delete", "--force", id)...)
+	if err == nil || notFound(err) {
+		return nil
+	}
+	return fmt.Errorf("runtime delete %s: %w", id, err)
+}
+
+// notFound: --force makes runc succeed for an unknown container; crun says this.
+func notFound(err error) bool {
+	return strings.Contains(err.Error(), "does not exist") || strings.Contains(err.Error(), "No such file or directory")
+}
+
+// run starts the runtime and waits for it. Its stderr becomes the error's text.
+func run(ctx context.Context, path string, args ...string) ([]byte, error) {
+	var out, text bytes.Buffer
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.Dir = "/"
+	cmd.Stdout, cmd.Stderr = &out, &text
+	// A grandchild may hold the pipes; the answer does not depend on it.
+	cmd.WaitDelay = time.Second
+	err := cmd.Run()
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	if err != nil && !errors.Is(err, exec.ErrWaitDelay) {
+		return nil, fmt.Errorf("%w: %s", err, lastLine(text.String()))
+	}
+	return out.Bytes(), nil
+}
+
+// lastLine is where runc and crun put the reason.
+func lastLine(text string) string {
+	text = strings.TrimSpace(text)
+	return text[strings.LastIndexByte(text, '\n')+1:]
+}

@@ -1,0 +1,75 @@
+package pod
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"path/filepath"
+)
+
+// idBytes makes IDs of 64 hex digits, the length every CRI client expects.
+const idBytes = 32
+
+// NewID returns a fresh random ID. It cannot fail: crypto/rand ends the process
+// when the kernel has no randomness.
+func NewID() string {
+	var b [idBytes]byte
+	_, _ = rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
+
+// ValidID tells whether s can be an ID, and so a file name.
+func ValidID(s string) bool {
+	if len(s) != 2*idBytes {
+		return false
+	}
+	for _, r := range s {
+		if (r < '0' || r > '9') && (r < 'a' || r > 'f') {
+			return false
+		}
+	}
+	return true
+}
+
+// Layout computes every path of an object from its ID, so that teardown needs no
+// memory of what was done.
+type Layout struct {
+	// State is on disk and survives a reboot; Run is on tmpfs and must not.
+	State, Run string
+}
+
+// SandboxRecords is the directory of the sandboxes' records.
+func (l Layout) SandboxRecords() string { return filepath.Join(l.State, "pods") }
+
+// ContainerRecords is the directory of the containers' records.
+func (l Layout) ContainerRecords() string { return filepath.Join(l.State, "containers") }
+
+// Quarantine is where records go that cannot be read.
+func (l Layout) Quarantine() string { return filepath.Join(l.State, "quarantine") }
+
+// SandboxDirs is the parent of all SandboxDir.
+func (l Layout) SandboxDirs() string { return filepath.Join(l.Run, "pods") }
+
+// SandboxDir holds a pod's namespaces, its /dev/shm and the files that its containers share.
+func (l Layout) SandboxDir(id string) string { return filepath.Join(l.SandboxDirs(), id) }
+
+// NamespaceDir holds the pinned namespaces of a pod.
+func (l Layout) NamespaceDir(id string) string { return filepath.Join(l.SandboxDir(id), "ns") }
+
+// Namespace is the file that pins one namespace: net, ipc or uts.
+func (l Layout) Namespace(id, kind string) string { return filepath.Join(l.NamespaceDir(id), kind) }
+
+// Shm is the mount point of a pod's /dev/shm.
+func (l Layout) Shm(id string) string { return filepath.Join(l.SandboxDir(id), "shm") }
+
+// ContainerDirs is the parent of all ContainerDir.
+func (l Layout) ContainerDirs() string { return filepath.Join(l.Run, "containers") }
+
+// ContainerDir is a container's bundle; its monitor's socket and exit record are there too.
+// A pause process has the one of its sandbox's ID.
+func (l Layout) ContainerDir(id string) string { return filepath.Join(l.ContainerDirs(), id) }
+
+// PauseRootfs is the read-only root file system of the built-in pause process.
+func (l Layout) PauseRootfs() string { return filepath.Join(l.Run, "pause") }
+
+// RuntimeRoot is the default state directory of the OCI runtime of a handler.
+func (l Layout) RuntimeRoot(handler string) string { return filepath.Join(l.Run, "oci", handler) }

@@ -1,0 +1,226 @@
+// Package record keeps one small file per object on disk: what the daemon made or
+// was about to make. It loads each file alone, so that a broken one costs one object.
+package record
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/crio-minimal/crio/internal/sys"
+)
+
+// Version of the record format. A reader takes every version up to its own, and
+// newer ones too as long as the body still decodes: fields it does not know are
+// kept and written back.
+const Version = 1
+
+// maxSize bounds what is read of one record. gRPC messages are bounded at 80 MiB
+// by default, but a pod's configuration of more than this does not exist.
+const maxSize = 16 << 20
+
+// Broken says why a record cannot be used. The file was moved to the quarantine.
+type Broken struct {
+	ID, Path string
+	Err      error
+}
+
+func (b Broken) Error() string { return fmt.Sprintf("record %s: %v", b.Path, b.Err) }
+
+// envelope is the file. Body is kept raw so that the checksum is over the bytes
+// as they lie on disk.
+type envelope struct {
+	Version int             `json:"version"`
+	SHA256  string          `json:"sha256"`
+	Body    json.RawMessage `json:"body"`
+}
+
+// Dir is a directory of records of one kind, one file per ID. Its methods may be
+// called concurrently for different IDs; the caller orders those for one ID.
+type Dir struct {
+	path, quarantine string
+
+	mu sync.Mutex
+	// unknown holds, per ID, the fields of a newer daemon's record that this one
+	// does not know. Only IDs that have any are in it.
+	unknown map[string]map[string]json.RawMessage
+}
+
+// Open makes the directories where they are missing (0700).
+func Open(path, quarantine string) (*Dir, error) {
+	for _, p := range []string{path, quarantine} {
+		if err := os.MkdirAll(p, 0o700); err != nil {
+			return nil, fmt.Errorf("record directory %s: %w", p, err)
+		}
+	}
+	return &Dir{path: path, quarantine: quarantine, unknown: map[string]map[string]json.RawMessage{}}, nil
+}
+
+// Durable asks Save for an fsync of the file and of its directory.
+type Durable bool
+
+// Save replaces the record of id by new-then-rename. body must marshal to a JSON object.
+func (d *Dir) Save(id string, body any, durable Durable) error {
+	raw, err := json.Marshal(body)
+	if err != nil {
+		return fmt.Errorf("record %s: %w", id, err)
+	}
+	if raw, err = d.addUnknown(id, raw); err != nil {
+		return fmt.Errorf("record %s: %w", id, err)
+	}
+	data, err := encode(raw)
+	if err != nil {
+		return fmt.Errorf("record %s: %w", id, err)
+	}
+	write := sys.WriteFile
+	if durable {
+		write = sys.WriteFileSync
+	}
+	if err := write(filepath.Join(d.path, id), data, 0o600); err != nil {
+		return fmt.Errorf("record %s: %w", id, err)
+	}
+	return nil
+}
+
+// Delete removes the record; nil when there is none.
+func (d *Dir) Delete(id string) error {
+	d.mu.Lock()
+	delete(d.unknown, id)
+	d.mu.Unlock()
+	if err := os.Remove(filepath.Join(d.path, id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("record %s: %w", id, err)
+	}
+	return nil
+}
+
+// LoadAll calls decode with each record's body. A record that cannot be read,
+// whose checksum is wrong or that decode refuses goes to the quarantine and is
+// returned; the error is for the directory itself.
+func (d *Dir) LoadAll(decode func(id string, body []byte) (known any, err error)) ([]Broken, error) {
+	entries, err := os.ReadDir(d.path)
+	if err != nil {
+		return nil, fmt.Errorf("record directory %s: %w", d.path, err)
+	}
+	var broken []Broken
+	for _, entry := range entries {
+		id := entry.Name()
+		path := filepath.Join(d.path, id)
+		// A crash between write and rename leaves the new file; the old one rules.
+		if strings.HasPrefix(id, ".") {
+			if err := os.Remove(path); err != nil {
+				return broken, fmt.Errorf("unfinished record %s: %w", path, err)
+			}
+			continue
+		}
+		if err := d.load(id, path, decode); err != nil {
+			moved, mvErr := d.setAside(id)
+			broken = append(broken, Broken{ID: id, Path: moved, Err: errors.Join(err, mvErr)})
+		}
+	}
+	return broken, nil
+}
+
+func (d *Dir) load(id, path string, decode func(string, []byte) (any, error)) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxSize {
+		return fmt.Errorf("not a regular file of at most %d bytes", maxSize)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	body, err := Decode(data)
+	if err != nil {
+		return err
+	}
+	known, err := decode(id, body)
+	if err != nil {
+		return err
+	}
+	return d.keepUnknown(id, body, known)
+}
+
+// setAside moves a record to the quarantine and returns where it is now.
+func (d *Dir) setAside(id string) (string, error) {
+	from, to := filepath.Join(d.path, id), filepath.Join(d.quarantine, filepath.Base(d.path)+"-"+id)
+	if err := os.Rename(from, to); err != nil {
+		return from, fmt.Errorf("quarantine: %w", err)
+	}
+	return to, nil
+}
+
+// Decode checks a record file and returns its body.
+func Decode(data []byte) ([]byte, error) {
+	var e envelope
+	if err := json.Unmarshal(data, &e); err != nil {
+		return nil, fmt.Errorf("not a record: %w", err)
+	}
+	if e.Version < 1 {
+		return nil, fmt.Errorf("version %d is not one", e.Version)
+	}
+	if sum := sha256.Sum256(e.Body); hex.EncodeToString(sum[:]) != e.SHA256 {
+		return nil, errors.New("checksum does not match")
+	}
+	return e.Body, nil
+}
+
+func encode(body []byte) ([]byte, error) {
+	// Marshal compacts a RawMessage; the checksum has to be over the compact form.
+	var compact bytes.Buffer
+	if err := json.Compact(&compact, body); err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(compact.Bytes())
+	var out bytes.Buffer
+	fmt.Fprintf(&out, `{"version":%d,"sha256":"%s","body":`, Version, hex.EncodeToString(sum[:]))
+	out.Write(compact.Bytes())
+	out.WriteString("}\n")
+	return out.Bytes(), nil
+}
+
+func (d *Dir) keepUnknown(id string, body []byte, known any) error {
+	var all, ours map[string]json.RawMessage
+	if err := json.Unmarshal(body, &all); err != nil {
+		return fmt.Errorf("body is not an object: %w", err)
+	}
+	again, err := json.Marshal(known)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(again, &ours); err != nil {
+		return err
+	}
+	maps.DeleteFunc(all, func(key string, _ json.RawMessage) bool { _, ok := ours[key]; return ok })
+	if len(all) > 0 {
+		d.mu.Lock()
+		d.unknown[id] = all
+		d.mu.Unlock()
+	}
+	return nil
+}
+
+func (d *Dir) addUnknown(id string, raw []byte) ([]byte, error) {
+	d.mu.Lock()
+	extra := d.unknown[id]
+	d.mu.Unlock()
+	if len(extra) == 0 {
+		return raw, nil
+	}
+	merged := maps.Clone(extra)
+	if err := json.Unmarshal(raw, &merged); err != nil {
+		return nil, err
+	}
+	return json.Marshal(merged)
+}

@@ -1,0 +1,129 @@
+package selftest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/crio-minimal/crio/internal/cgroup"
+	"github.com/crio-minimal/crio/internal/network"
+)
+
+// Node is what the checks look at: the parts that the daemon would use.
+type Node struct {
+	// Root, StateDir and RunDir of the daemon. They need not exist yet.
+	Root, StateDir, RunDir string
+	CgroupDriver           string
+	Networks               *network.Network
+	// Runtimes are the handlers by name with the version of each, or why it cannot be used.
+	Runtimes map[string]RuntimeCheck
+	// Programs are our own, by name, with the path or why there is none.
+	Programs map[string]ProgramCheck
+}
+
+// RuntimeCheck is what was found of a handler.
+type RuntimeCheck struct {
+	Version string
+	Err     error
+}
+
+// ProgramCheck is what was found of one of our programs.
+type ProgramCheck struct {
+	Path string
+	Err  error
+}
+
+// Space below which a check warns or fails, in bytes.
+const (
+	spaceWarn = 5 << 30
+	spaceFail = 200 << 20
+)
+
+// Check looks at the node and changes nothing.
+func Check(ctx context.Context, n Node) []Line {
+	lines := []Line{kernel(), overlay(), n.cgroups()}
+	for name, p := range n.Programs {
+		lines = append(lines, verdict("program "+name, p.Path, p.Err, "run `make install`, or set its path in crio.conf"))
+	}
+	for name, r := range n.Runtimes {
+		lines = append(lines, verdict("runtime "+name, r.Version, r.Err, "install it, or set runtime_path of its handler"))
+	}
+	lines = append(lines, verdict("cni", "a pod can be attached", n.Networks.Ready(ctx), "Debian: apt-get install containernetworking-plugins; then put a .conflist into network_dir"))
+	for _, dir := range []string{n.Root, n.StateDir, n.RunDir} {
+		lines = append(lines, space(dir))
+	}
+	return lines
+}
+
+func verdict(name, detail string, err error, advice string) Line {
+	if err != nil {
+		return Line{Name: name, Result: Fail, Detail: err.Error(), Advice: advice}
+	}
+	return Line{Name: name, Result: OK, Detail: detail}
+}
+
+// kernel asks for what the daemon and the monitor cannot do without: pidfd_open
+// (5.3) and openat2 (5.6).
+func kernel() Line {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return verdict("kernel", "", err, "")
+	}
+	fd, err := unix.PidfdOpen(os.Getpid(), 0)
+	if err == nil {
+		unix.Close(fd)
+		fd, err = unix.Openat2(unix.AT_FDCWD, "/", &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC})
+	}
+	if err == nil {
+		unix.Close(fd)
+	}
+	return verdict("kernel", unix.ByteSliceToString(u.Release[:]), err, "Linux 5.8 or newer is needed")
+}
+
+func overlay() Line {
+	data, err := os.ReadFile("/proc/filesystems")
+	if err == nil && !strings.Contains(string(data), "\toverlay\n") {
+		err = errors.New("the kernel has no overlay file system")
+	}
+	return verdict("storage driver", "overlay", err, "modprobe overlay")
+}
+
+func (n Node) cgroups() Line {
+	t, err := cgroup.Open(n.CgroupDriver)
+	if err != nil {
+		return verdict("cgroups", "", err, "mount the unified hierarchy on /sys/fs/cgroup")
+	}
+	l := Line{Name: "cgroups", Result: OK, Detail: fmt.Sprintf("v%d, driver %s", t.Version(), t.Driver())}
+	if _, err := os.Stat("/run/systemd/system"); t.Driver() == cgroup.Systemd && err != nil {
+		l.Result, l.Detail, l.Advice = Fail, "the driver is systemd, but systemd is not running", "set cgroup_manager = \"cgroupfs\""
+	}
+	return l
+}
+
+// space looks at the file system that the directory is on, or will be.
+func space(dir string) Line {
+	l := Line{Name: "space " + dir, Result: OK}
+	at := dir
+	var st unix.Statfs_t
+	err := unix.Statfs(at, &st)
+	for ; errors.Is(err, unix.ENOENT) && at != "/"; err = unix.Statfs(at, &st) {
+		at = filepath.Dir(at)
+	}
+	if err != nil {
+		return verdict(l.Name, "", err, "")
+	}
+	free := st.Bavail * uint64(st.Bsize)
+	l.Detail = fmt.Sprintf("%d MiB free", free>>20)
+	switch {
+	case free < spaceFail:
+		l.Result, l.Advice = Fail, "free some space, or put the directory elsewhere"
+	case free < spaceWarn && st.Type != unix.TMPFS_MAGIC:
+		l.Result, l.Advice = Warn, "images may not fit"
+	}
+	return l
+}

@@ -1,0 +1,117 @@
+package spec
+
+import (
+	"cmp"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// mounts lays the kernel's file systems first, then the pod's files, then the
+// pod's mounts from the shallowest to the deepest, so that none hides another.
+func (b *builder) mounts() error {
+	all := b.kernelMounts()
+	for target, source := range b.Files {
+		all = append(all, bind(source, target, "rw"))
+	}
+	all = append(all, bind(b.Shm, "/dev/shm", "rw", "nosuid", "nodev", "noexec"))
+	seen := map[string]bool{}
+	shared := false
+	for _, m := range b.Mounts {
+		target := path.Clean(m.GetContainerPath())
+		if !path.IsAbs(m.GetContainerPath()) || target == "/" {
+			return fmt.Errorf("mounts: container_path %q is not an absolute path below /", m.GetContainerPath())
+		}
+		if seen[target] {
+			return fmt.Errorf("mounts: container_path %q is given twice", target)
+		}
+		seen[target] = true
+		options, err := b.mountOptions(m.Mount)
+		if err != nil {
+			return err
+		}
+		all = slices.DeleteFunc(all, func(o specs.Mount) bool { return o.Destination == target })
+		all = append(all, specs.Mount{Destination: target, Type: "bind", Source: m.Source, Options: options})
+		shared = shared || m.GetPropagation() != cri.MountPropagation_PROPAGATION_PRIVATE
+	}
+	slices.SortStableFunc(all, func(x, y specs.Mount) int {
+		if d := cmp.Compare(depth(x.Destination), depth(y.Destination)); d != 0 {
+			return d
+		}
+		return strings.Compare(x.Destination, y.Destination)
+	})
+	b.g.Spec().Mounts = all
+	if shared {
+		// rslave and rshared mounts need a root that receives events; rprivate, the
+		// runtime's default, would cut them off.
+		b.g.Spec().Linux.RootfsPropagation = "rslave"
+		if slices.ContainsFunc(b.Mounts, func(m Mount) bool {
+			return m.GetPropagation() == cri.MountPropagation_PROPAGATION_BIDIRECTIONAL
+		}) {
+			b.g.Spec().Linux.RootfsPropagation = "rshared"
+		}
+	}
+	return nil
+}
+
+func depth(p string) int { return strings.Count(p, "/") }
+
+func bind(source, target string, options ...string) specs.Mount {
+	return specs.Mount{Destination: target, Type: "bind", Source: source, Options: append([]string{"rbind", "rprivate"}, options...)}
+}
+
+func (b *builder) kernelMounts() []specs.Mount {
+	access := "ro"
+	if b.privileged() {
+		access = "rw"
+	}
+	all := []specs.Mount{
+		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
+		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
+		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
+		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", access}},
+		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime", access}},
+	}
+	if b.Namespaces.HostIPC {
+		return append(all, bind("/dev/mqueue", "/dev/mqueue", "nosuid", "noexec", "nodev"))
+	}
+	return append(all, specs.Mount{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}})
+}
+
+// mountOptions follows the fields of Mount in the proto.
+func (b *builder) mountOptions(m *cri.Mount) ([]string, error) {
+	options := []string{"rbind"}
+	switch m.GetPropagation() {
+	case cri.MountPropagation_PROPAGATION_PRIVATE:
+		options = append(options, "rprivate")
+	case cri.MountPropagation_PROPAGATION_HOST_TO_CONTAINER:
+		options = append(options, "rslave")
+	case cri.MountPropagation_PROPAGATION_BIDIRECTIONAL:
+		options = append(options, "rshared")
+	default:
+		return nil, fmt.Errorf("mounts: propagation %d of %s is unknown", m.GetPropagation(), m.GetContainerPath())
+	}
+	switch {
+	case m.GetRecursiveReadOnly() && (!m.GetReadonly() || m.GetPropagation() != cri.MountPropagation_PROPAGATION_PRIVATE):
+		return nil, fmt.Errorf("mounts: recursive_read_only of %s needs readonly and private propagation", m.GetContainerPath())
+	case m.GetRecursiveReadOnly() && !b.Node.RecursiveReadOnly:
+		return nil, fmt.Errorf("mounts: recursive_read_only of %s: %w", m.GetContainerPath(), ErrRecursiveReadOnly)
+	case m.GetRecursiveReadOnly():
+		options = append(options, "rro")
+	case m.GetReadonly():
+		options = append(options, "ro")
+	default:
+		options = append(options, "rw")
+	}
+	for _, o := range m.GetMountOptions() {
+		if o != "noexec" && o != "nodev" && o != "nosuid" {
+			return nil, fmt.Errorf("mounts: mount_options %q of %s is none of noexec, nodev, nosuid", o, m.GetContainerPath())
+		}
+		options = append(options, o)
+	}
+	return options, nil
+}

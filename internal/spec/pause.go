@@ -1,0 +1,46 @@
+package spec
+
+import (
+	"fmt"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/opencontainers/runtime-tools/generate"
+)
+
+// Pause describes the first process of a pod whose containers share one PID
+// namespace: the built-in program, alone in a read-only root, with no capability.
+// It joins the pod's pinned namespaces and brings a new PID namespace.
+func Pause(in Input) (*specs.Spec, error) {
+	g, err := generate.New("linux")
+	if err != nil {
+		return nil, fmt.Errorf("oci spec template: %w", err)
+	}
+	b := &builder{Input: in, g: &g}
+	g.SetOCIVersion(in.Node.OCIVersion)
+	g.SetRootPath(in.Rootfs)
+	g.SetRootReadonly(true)
+	g.SetProcessArgs([]string{"/pause"})
+	g.SetProcessCwd("/")
+	g.SetProcessNoNewPrivileges(true)
+	g.ClearProcessEnv()
+	g.ClearProcessRlimits()
+	g.RemoveHostname()
+	g.Spec().Process.Capabilities = &specs.LinuxCapabilities{}
+	if err := b.namespaces(); err != nil {
+		return nil, err
+	}
+	g.Spec().Mounts = b.kernelMounts()[:1] // /proc, which the runtime itself needs
+	if err := b.devices(); err != nil {
+		return nil, err
+	}
+	g.SetLinuxCgroupsPath(in.CgroupsPath)
+	// As the kubelet gives to what must not die before its pod: low, but not unkillable.
+	const pauseOOMScoreAdj = -998
+	if err := b.oomScore(max(pauseOOMScoreAdj, in.Node.MinOOMScoreAdj)); err != nil {
+		return nil, err
+	}
+	if err := b.paths(); err != nil {
+		return nil, err
+	}
+	return g.Spec(), nil
+}

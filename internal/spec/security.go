@@ -1,0 +1,186 @@
+package spec
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/moby/profiles/seccomp"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// KnownCapabilities are all that Linux has defined so far, each at the index that is
+// its number (linux/capability.h, kernel 5.9 and later).
+func KnownCapabilities() []string {
+	return []string{
+		"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL",
+		"CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP", "CAP_LINUX_IMMUTABLE", "CAP_NET_BIND_SERVICE",
+		"CAP_NET_BROADCAST", "CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_IPC_LOCK", "CAP_IPC_OWNER", "CAP_SYS_MODULE",
+		"CAP_SYS_RAWIO", "CAP_SYS_CHROOT", "CAP_SYS_PTRACE", "CAP_SYS_PACCT", "CAP_SYS_ADMIN", "CAP_SYS_BOOT",
+		"CAP_SYS_NICE", "CAP_SYS_RESOURCE", "CAP_SYS_TIME", "CAP_SYS_TTY_CONFIG", "CAP_MKNOD", "CAP_LEASE",
+		"CAP_AUDIT_WRITE", "CAP_AUDIT_CONTROL", "CAP_SETFCAP", "CAP_MAC_OVERRIDE", "CAP_MAC_ADMIN", "CAP_SYSLOG",
+		"CAP_WAKE_ALARM", "CAP_BLOCK_SUSPEND", "CAP_AUDIT_READ", "CAP_PERFMON", "CAP_BPF", "CAP_CHECKPOINT_RESTORE",
+	}
+}
+
+// capabilities sets bounding, permitted and effective alike. Inheritable stays empty
+// but for ambient ones, which the kernel refuses otherwise: a non-empty inheritable
+// set lets an unprivileged program regain what it was denied (CVE-2022-27652).
+func (b *builder) capabilities() error {
+	set, ambient, err := b.capabilitySet()
+	if err != nil {
+		return err
+	}
+	b.g.Spec().Process.Capabilities = &specs.LinuxCapabilities{
+		Bounding: set, Permitted: slices.Clone(set), Effective: slices.Clone(set),
+		Inheritable: slices.Clone(ambient), Ambient: ambient,
+	}
+	return nil
+}
+
+func (b *builder) capabilitySet() (set, ambient []string, err error) {
+	if b.privileged() {
+		if missing := without(KnownCapabilities(), b.Node.Capabilities); len(missing) > 0 {
+			b.clamp("privileged: the daemon itself lacks %s", strings.Join(missing, " "))
+		}
+		return slices.Clone(b.Node.Capabilities), nil, nil
+	}
+	asked := b.security.GetCapabilities()
+	add, addAll, err := canonical("add_capabilities", asked.GetAddCapabilities())
+	if err != nil {
+		return nil, nil, err
+	}
+	drop, dropAll, err := canonical("drop_capabilities", asked.GetDropCapabilities())
+	if err != nil {
+		return nil, nil, err
+	}
+	ambient, ambientAll, err := canonical("add_ambient_capabilities", asked.GetAddAmbientCapabilities())
+	if err != nil {
+		return nil, nil, err
+	}
+	if ambientAll {
+		ambient = slices.Clone(b.Node.Capabilities)
+	}
+	if !dropAll {
+		if set, _, err = canonical("default_capabilities", b.Node.DefaultCapabilities); err != nil {
+			return nil, nil, err
+		}
+	}
+	if addAll {
+		set = slices.Clone(b.Node.Capabilities)
+	}
+	set = append(append(set, add...), ambient...)
+	slices.Sort(set)
+	set = without(slices.Compact(set), drop)
+	if missing := without(set, b.Node.Capabilities); len(missing) > 0 {
+		b.clamp("capabilities: the daemon itself lacks %s", strings.Join(missing, " "))
+		set = without(set, missing)
+	}
+	ambient = slices.DeleteFunc(ambient, func(c string) bool { return !slices.Contains(set, c) })
+	return set, ambient, nil
+}
+
+// canonical gives names the CAP_ prefix and takes "ALL" apart.
+func canonical(field string, names []string) (caps []string, all bool, err error) {
+	known := KnownCapabilities()
+	for _, name := range names {
+		upper := strings.ToUpper(name)
+		if upper == "ALL" {
+			all = true
+			continue
+		}
+		if !strings.HasPrefix(upper, "CAP_") {
+			upper = "CAP_" + upper
+		}
+		if !slices.Contains(known, upper) {
+			return nil, false, fmt.Errorf("%s: %q is not a capability", field, name)
+		}
+		caps = append(caps, upper)
+	}
+	return caps, all, nil
+}
+
+func without(set, drop []string) []string {
+	return slices.DeleteFunc(slices.Clone(set), func(c string) bool { return slices.Contains(drop, c) })
+}
+
+// SeccompProfile returns what the security context asks for, the new field before
+// the deprecated one; nil means unconfined.
+func SeccompProfile(s *cri.LinuxContainerSecurityContext) (*cri.SecurityProfile, error) {
+	if p := s.GetSeccomp(); p != nil {
+		return checkProfile("seccomp", p)
+	}
+	return deprecatedProfile("seccomp_profile_path", s.GetSeccompProfilePath()) //nolint:staticcheck // older kubelets send it
+}
+
+// AppArmorProfile is the same for AppArmor, where absent means RuntimeDefault.
+func AppArmorProfile(s *cri.LinuxContainerSecurityContext) (*cri.SecurityProfile, error) {
+	if p := s.GetApparmor(); p != nil {
+		return checkProfile("apparmor", p)
+	}
+	name := s.GetApparmorProfile() //nolint:staticcheck // older kubelets send it
+	if name == "" {
+		return &cri.SecurityProfile{ProfileType: cri.SecurityProfile_RuntimeDefault}, nil
+	}
+	return deprecatedProfile("apparmor_profile", name)
+}
+
+func checkProfile(field string, p *cri.SecurityProfile) (*cri.SecurityProfile, error) {
+	local := p.GetProfileType() == cri.SecurityProfile_Localhost
+	if local != (p.GetLocalhostRef() != "") {
+		return nil, fmt.Errorf("%s: localhost_ref goes with the profile type Localhost, and only with it", field)
+	}
+	return p, nil
+}
+
+func deprecatedProfile(field, value string) (*cri.SecurityProfile, error) {
+	switch {
+	case value == "" || value == "unconfined":
+		return &cri.SecurityProfile{ProfileType: cri.SecurityProfile_Unconfined}, nil
+	case value == "runtime/default":
+		return &cri.SecurityProfile{ProfileType: cri.SecurityProfile_RuntimeDefault}, nil
+	case strings.HasPrefix(value, "localhost/"):
+		return &cri.SecurityProfile{
+			ProfileType: cri.SecurityProfile_Localhost, LocalhostRef: strings.TrimPrefix(value, "localhost/"),
+		}, nil
+	}
+	return nil, fmt.Errorf("%s: %q is none of runtime/default, unconfined, localhost/...", field, value)
+}
+
+func (b *builder) seccomp() error {
+	b.g.Spec().Linux.Seccomp = nil
+	if b.privileged() {
+		return nil
+	}
+	profile, err := SeccompProfile(b.security)
+	if err != nil {
+		return err
+	}
+	switch profile.GetProfileType() {
+	case cri.SecurityProfile_RuntimeDefault:
+		b.g.Spec().Linux.Seccomp, err = seccomp.GetDefaultProfile(b.g.Spec())
+	case cri.SecurityProfile_Localhost:
+		b.g.Spec().Linux.Seccomp, err = seccomp.LoadProfile(string(b.SeccompProfile), b.g.Spec())
+	}
+	if err != nil {
+		return fmt.Errorf("seccomp profile %q: %w", profile.GetLocalhostRef(), err)
+	}
+	return nil
+}
+
+func (b *builder) apparmor() error {
+	profile, err := AppArmorProfile(b.security)
+	if err != nil {
+		return err
+	}
+	if b.privileged() || profile.GetProfileType() != cri.SecurityProfile_Localhost {
+		return nil
+	}
+	if !b.Node.AppArmor {
+		return errors.New("apparmor: the node's kernel does not have it enabled")
+	}
+	b.g.SetProcessApparmorProfile(profile.GetLocalhostRef())
+	return nil
+}

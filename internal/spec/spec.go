@@ -1,0 +1,294 @@
+// Package spec turns what a pod asks for and what the node gives into an OCI
+// runtime specification. It is pure: files, devices and users are looked up by the
+// caller and come in as values, so that a golden file can hold every result.
+package spec
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/opencontainers/runtime-tools/generate"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// Node is what the machine and the daemon's configuration give to every container.
+type Node struct {
+	// OCIVersion is the newest that the handler's runtime accepts.
+	OCIVersion string
+	// CgroupV2 selects a private cgroup namespace and the unified resources.
+	CgroupV2 bool
+	// Capabilities are those the daemon holds in its bounding set, with the CAP_
+	// prefix: a container cannot be given more.
+	Capabilities []string
+	// MinOOMScoreAdj is the lowest value that the daemon may set (proc(5), oom_score_adj).
+	MinOOMScoreAdj int64
+	// RecursiveReadOnly: the runtime knows the mount option "rro".
+	RecursiveReadOnly bool
+	// AppArmor: the kernel has it enabled.
+	AppArmor bool
+	// DefaultCapabilities, with or without the CAP_ prefix, are given when the pod neither adds nor drops.
+	DefaultCapabilities []string
+	// DefaultEnv are KEY=VALUE pairs that image and pod may override.
+	DefaultEnv []string
+	// Rlimits for every container.
+	Rlimits []specs.POSIXRlimit
+	// PidsLimit is the number of tasks; 0 or less is unlimited.
+	PidsLimit int64
+	// ReadOnly makes every root file system read-only.
+	ReadOnly bool
+}
+
+// User is an identity resolved in the image.
+type User struct {
+	UID, GID uint32
+	Groups   []uint32
+	// Home becomes $HOME where nothing else sets it.
+	Home string
+}
+
+// Namespaces are paths to join; "" makes a new one, except where Host says
+// that the node's own is kept.
+type Namespaces struct {
+	Net, IPC, UTS, PID string
+	HostNet, HostIPC   bool
+	HostUTS, HostPID   bool
+}
+
+// Mount is a mount of the pod whose source has been looked up.
+type Mount struct {
+	*cri.Mount
+	// Source is the host path with its symbolic links resolved.
+	Source string
+}
+
+// Input is everything Container depends on.
+type Input struct {
+	Node   Node
+	Config *cri.ContainerConfig
+	Image  imagespec.ImageConfig
+	// Rootfs is the mounted root file system.
+	Rootfs      string
+	User        User
+	Namespaces  Namespaces
+	CgroupsPath string
+	Hostname    string
+	// Files are the pod's own files by the place where a container sees them
+	// (/etc/resolv.conf ...). A mount of the pod on the same place wins.
+	Files map[string]string
+	// Shm is the directory bound at /dev/shm.
+	Shm    string
+	Mounts []Mount
+	// Devices are the pod's devices, and for a privileged container all of the node's.
+	Devices []Device
+	// SeccompProfile is the text of a Localhost profile.
+	SeccompProfile []byte
+	// Sysctls are set nowhere else; the pod's own are written into its pinned namespaces.
+	Sysctls map[string]string
+}
+
+// Device is a device node with the access that the pod asked for, of "rwm".
+type Device struct {
+	specs.LinuxDevice
+	Access string
+}
+
+// Result is the specification and what had to be taken back from the request,
+// each as a sentence for the log.
+type Result struct {
+	Spec    *specs.Spec
+	Clamped []string
+}
+
+// Container builds the specification. Errors are about the request, never about the node.
+func Container(in Input) (Result, error) {
+	g, err := generate.New("linux")
+	if err != nil {
+		return Result{}, fmt.Errorf("oci spec template: %w", err)
+	}
+	b := &builder{Input: in, g: &g, security: in.Config.GetLinux().GetSecurityContext()}
+	for _, step := range []func() error{
+		b.process, b.capabilities, b.namespaces, b.mounts, b.devices, b.resources, b.paths, b.seccomp, b.apparmor,
+	} {
+		if err := step(); err != nil {
+			return Result{}, err
+		}
+	}
+	return Result{Spec: g.Spec(), Clamped: b.clamped}, nil
+}
+
+// builder carries the input through the steps of one specification.
+type builder struct {
+	Input
+	g        *generate.Generator
+	security *cri.LinuxContainerSecurityContext
+	clamped  []string
+}
+
+func (b *builder) privileged() bool { return b.security.GetPrivileged() }
+
+func (b *builder) clamp(format string, args ...any) {
+	b.clamped = append(b.clamped, fmt.Sprintf(format, args...))
+}
+
+func (b *builder) process() error {
+	args, err := commandLine(b.Config, b.Image)
+	if err != nil {
+		return err
+	}
+	g := b.g
+	g.SetOCIVersion(b.Node.OCIVersion)
+	g.SetRootPath(b.Rootfs)
+	g.SetRootReadonly(b.security.GetReadonlyRootfs() || b.Node.ReadOnly)
+	g.SetProcessArgs(args)
+	g.SetProcessCwd(WorkingDir(b.Config, b.Image))
+	g.SetProcessTerminal(b.Config.GetTty())
+	g.SetProcessUID(b.User.UID)
+	g.SetProcessGID(b.User.GID)
+	g.ClearProcessAdditionalGids()
+	for _, gid := range b.User.Groups {
+		g.AddProcessAdditionalGid(gid)
+	}
+	g.SetProcessNoNewPrivileges(b.security.GetNoNewPrivs())
+	g.ClearProcessRlimits()
+	for _, l := range b.Node.Rlimits {
+		g.AddProcessRlimits(l.Type, l.Hard, l.Soft)
+	}
+	if b.Hostname != "" && !b.Namespaces.HostUTS && b.Namespaces.UTS == "" {
+		g.SetHostname(b.Hostname)
+	} else {
+		g.RemoveHostname()
+	}
+	return b.environment()
+}
+
+// environment is built from the lowest to the highest authority: node, image, pod.
+func (b *builder) environment() error {
+	const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	env := []string{defaultPath, "HOSTNAME=" + b.Hostname}
+	if b.User.Home != "" {
+		env = append(env, "HOME="+b.User.Home)
+	}
+	if b.Config.GetTty() {
+		env = append(env, "TERM=xterm")
+	}
+	env = append(env, b.Node.DefaultEnv...)
+	env = append(env, b.Image.Env...)
+	for _, kv := range b.Config.GetEnvs() {
+		if strings.ContainsAny(kv.GetKey(), "=\x00") || kv.GetKey() == "" {
+			return fmt.Errorf("envs: %q is not a name of an environment variable", kv.GetKey())
+		}
+		if slices.Contains(kv.GetValue(), 0) {
+			return fmt.Errorf("envs: the value of %s contains a NUL byte", kv.GetKey())
+		}
+		env = append(env, kv.GetKey()+"="+string(kv.GetValue()))
+	}
+	b.g.Spec().Process.Env = lastWins(env)
+	return nil
+}
+
+// lastWins keeps the last value of each name at the place of its first.
+func lastWins(env []string) []string {
+	at := make(map[string]int, len(env))
+	var out []string
+	for _, kv := range env {
+		name, _, ok := strings.Cut(kv, "=")
+		if !ok || name == "" {
+			continue
+		}
+		if i, seen := at[name]; seen {
+			out[i] = kv
+			continue
+		}
+		at[name] = len(out)
+		out = append(out, kv)
+	}
+	return out
+}
+
+// commandLine follows ContainerConfig.command and .args: the pod's command replaces
+// the image's entrypoint and with it the image's cmd; the pod's args replace the cmd.
+func commandLine(config *cri.ContainerConfig, image imagespec.ImageConfig) ([]string, error) {
+	command, args := config.GetCommand(), config.GetArgs()
+	if len(command) == 0 {
+		command = image.Entrypoint
+		if len(args) == 0 {
+			args = image.Cmd
+		}
+	}
+	line := slices.Concat(command, args)
+	if len(line) == 0 || line[0] == "" {
+		return nil, fmt.Errorf("command: neither the container nor its image %q names one", config.GetImage().GetImage())
+	}
+	return line, nil
+}
+
+// WorkingDir is where the first process starts: the pod's choice, the image's, or "/".
+func WorkingDir(config *cri.ContainerConfig, image imagespec.ImageConfig) string {
+	for _, dir := range []string{config.GetWorkingDir(), image.WorkingDir} {
+		if dir != "" {
+			return path.Join("/", dir)
+		}
+	}
+	return "/"
+}
+
+func (b *builder) namespaces() error {
+	b.g.ClearLinuxNamespaces()
+	type namespace struct {
+		kind specs.LinuxNamespaceType
+		path string
+		host bool
+	}
+	n := b.Namespaces
+	for _, ns := range []namespace{
+		{specs.MountNamespace, "", false},
+		{specs.NetworkNamespace, n.Net, n.HostNet},
+		{specs.IPCNamespace, n.IPC, n.HostIPC},
+		{specs.UTSNamespace, n.UTS, n.HostUTS},
+		{specs.PIDNamespace, n.PID, n.HostPID},
+		// A privileged container manages the node's cgroups and has to see them.
+		{specs.CgroupNamespace, "", !b.Node.CgroupV2 || b.privileged()},
+	} {
+		if ns.host {
+			continue
+		}
+		b.g.Spec().Linux.Namespaces = append(b.g.Spec().Linux.Namespaces, specs.LinuxNamespace{Type: ns.kind, Path: ns.path})
+	}
+	b.g.ClearLinuxSysctl()
+	for k, v := range b.Sysctls {
+		b.g.AddLinuxSysctl(k, v)
+	}
+	return nil
+}
+
+// paths hides parts of /proc and /sys as the pod says. Without a security context
+// there is nobody who chose to see them, so the safe list stands.
+func (b *builder) paths() error {
+	l := b.g.Spec().Linux
+	switch {
+	case b.privileged():
+		l.MaskedPaths, l.ReadonlyPaths = nil, nil
+	case b.security == nil:
+		l.MaskedPaths, l.ReadonlyPaths = safeMasked(), safeReadonly()
+	default:
+		l.MaskedPaths, l.ReadonlyPaths = b.security.GetMaskedPaths(), b.security.GetReadonlyPaths()
+	}
+	return nil
+}
+
+// safeMasked and safeReadonly are the lists of the kubelet's procMount "Default".
+func safeMasked() []string {
+	return []string{
+		"/proc/asound", "/proc/acpi", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+		"/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi",
+		"/sys/firmware", "/sys/devices/virtual/powercap",
+	}
+}
+
+func safeReadonly() []string {
+	return []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
+}

@@ -1,0 +1,86 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	crierrors "k8s.io/cri-api/pkg/errors"
+
+	"github.com/crio-minimal/crio/internal/fault"
+	"github.com/crio-minimal/crio/internal/image"
+	"github.com/crio-minimal/crio/internal/spec"
+)
+
+// code is the only place where an error becomes a gRPC code. A context's end comes
+// first: whatever failed because of it, that is what the caller has to know.
+func code(err error) codes.Code {
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return codes.DeadlineExceeded
+	case errors.Is(err, context.Canceled):
+		return codes.Canceled
+	case errors.Is(err, image.ErrNotFound):
+		return codes.NotFound
+	case errors.Is(err, image.ErrInvalid), errors.Is(err, spec.ErrRecursiveReadOnly):
+		return codes.InvalidArgument
+	case errors.Is(err, image.ErrInUse):
+		return codes.FailedPrecondition
+	case errors.Is(err, image.ErrUnavailable):
+		return codes.Unavailable
+	case errors.Is(err, image.ErrUnauthorized):
+		return codes.PermissionDenied
+	}
+	switch fault.Of(err) {
+	case fault.NotFound:
+		return codes.NotFound
+	case fault.AlreadyExists:
+		return codes.AlreadyExists
+	case fault.InvalidArgument:
+		return codes.InvalidArgument
+	case fault.FailedPrecondition:
+		return codes.FailedPrecondition
+	case fault.Unavailable:
+		return codes.Unavailable
+	case fault.Unimplemented:
+		return codes.Unimplemented
+	}
+	return codes.Internal
+}
+
+// sentinel puts the words in front by which the kubelet recognises a reason
+// (k8s.io/cri-api/pkg/errors): it looks for them at the beginning of the message.
+func sentinel(err error) string {
+	for _, s := range []struct{ ours, theirs error }{
+		{image.ErrUnavailable, crierrors.ErrRegistryUnavailable},
+		{image.ErrPolicy, crierrors.ErrSignatureValidationFailed},
+		{spec.ErrRecursiveReadOnly, crierrors.ErrRROUnsupported},
+	} {
+		if errors.Is(err, s.ours) {
+			return s.theirs.Error() + ": " + err.Error()
+		}
+	}
+	return err.Error()
+}
+
+// intercept gives every unary call its log line and its code. A message is never
+// formatted: only the method, the duration and the error are.
+func intercept(log *slog.Logger) grpc.UnaryServerInterceptor {
+	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+		begun := time.Now()
+		answer, err := handler(ctx, req)
+		if err == nil {
+			log.Debug("rpc", "method", info.FullMethod, "took", time.Since(begun))
+			return answer, nil
+		}
+		if _, ok := status.FromError(err); !ok {
+			err = status.Error(code(err), sentinel(err))
+		}
+		log.Warn("rpc", "method", info.FullMethod, "took", time.Since(begun), "code", status.Code(err), "err", err)
+		return nil, err
+	}
+}

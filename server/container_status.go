@@ -1,0 +1,43 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/crio-minimal/crio/internal/pod"
+)
+
+// ContainerStatus reads a snapshot and waits for nothing.
+func (s *Server) ContainerStatus(_ context.Context, r *cri.ContainerStatusRequest) (*cri.ContainerStatusResponse, error) {
+	v, err := s.engine.Container(r.GetContainerId())
+	if err != nil {
+		return nil, err
+	}
+	answer := &cri.ContainerStatusResponse{Status: s.containerStatus(v)}
+	if r.GetVerbose() {
+		data, err := json.Marshal(map[string]any{
+			"phase": v.Phase, "pid": v.Init.Pid, "sandboxID": v.SandboxID, "runtime": v.Handler, "rootfs": v.Rootfs,
+			"bundle": s.engine.Layout.ContainerDir(v.ID), "logDroppedBytes": v.LogDropped,
+		})
+		if err != nil {
+			return nil, fmt.Errorf("container %s: %w", v.ID, err)
+		}
+		answer.Info = map[string]string{"info": string(data)}
+	}
+	return answer, nil
+}
+
+func (s *Server) containerStatus(v pod.Container) *cri.ContainerStatus {
+	return &cri.ContainerStatus{
+		Id: v.ID, Metadata: v.Config.GetMetadata(), State: containerState(v),
+		CreatedAt: v.CreatedAt, StartedAt: v.StartedAt, FinishedAt: v.FinishedAt, ExitCode: v.ExitCode,
+		Image: v.Config.GetImage(), ImageRef: v.ImageRef, ImageId: v.ImageID, Reason: v.Reason, Message: v.Message,
+		Labels: v.Config.GetLabels(), Annotations: v.Config.GetAnnotations(), Mounts: v.Config.GetMounts(),
+		LogPath:   v.LogPath,
+		Resources: &cri.ContainerResources{Linux: v.Config.GetLinux().GetResources()},
+		User:      &cri.ContainerUser{Linux: v.User}, StopSignal: pod.SignalValue(v.StopSignal),
+	}
+}

@@ -1,0 +1,30 @@
+package server
+
+import (
+	"context"
+	"time"
+
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/crio-minimal/crio/internal/image"
+)
+
+// ImageFsInfo tells what images and container layers use of their file system.
+func (s *Server) ImageFsInfo(ctx context.Context, _ *cri.ImageFsInfoRequest) (*cri.ImageFsInfoResponse, error) {
+	info, err := s.images.FsInfo(ctx)
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now().UnixNano()
+	return &cri.ImageFsInfoResponse{
+		ImageFilesystems:     []*cri.FilesystemUsage{usage(now, info.Images)},
+		ContainerFilesystems: []*cri.FilesystemUsage{usage(now, info.Containers)},
+	}, nil
+}
+
+func usage(now int64, u image.Usage) *cri.FilesystemUsage {
+	return &cri.FilesystemUsage{
+		Timestamp: now, FsId: &cri.FilesystemIdentifier{Mountpoint: u.Mountpoint},
+		UsedBytes: &cri.UInt64Value{Value: u.Bytes}, InodesUsed: &cri.UInt64Value{Value: u.Inodes},
+	}
+}

@@ -1,0 +1,15 @@
+package server
+
+import (
+	"context"
+
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// RemoveImage removes the image with all of its names; one that is not there is removed.
+func (s *Server) RemoveImage(ctx context.Context, r *cri.RemoveImageRequest) (*cri.RemoveImageResponse, error) {
+	if err := s.images.Remove(ctx, r.GetImage().GetImage()); err != nil {
+		return nil, err
+	}
+	return &cri.RemoveImageResponse{}, nil
+}

@@ -1,0 +1,26 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// ImageStatus of an image that is not there is an answer without one, not an error.
+func (s *Server) ImageStatus(ctx context.Context, r *cri.ImageStatusRequest) (*cri.ImageStatusResponse, error) {
+	img, ok, err := s.images.Status(ctx, r.GetImage().GetImage())
+	if err != nil || !ok {
+		return &cri.ImageStatusResponse{}, err
+	}
+	answer := &cri.ImageStatusResponse{Image: criImage(img)}
+	if r.GetVerbose() {
+		data, err := json.Marshal(map[string]any{"config": img.Config})
+		if err != nil {
+			return nil, fmt.Errorf("image %s: %w", img.ID, err)
+		}
+		answer.Info = map[string]string{"info": string(data)}
+	}
+	return answer, nil
+}

@@ -1,0 +1,89 @@
+// Package server speaks CRI over gRPC: one file per RPC decodes, validates, calls
+// the engine or the image store, and encodes. It has no policy and does no I/O.
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/crio-minimal/crio/internal/engine"
+	"github.com/crio-minimal/crio/internal/image"
+	"github.com/crio-minimal/crio/internal/network"
+)
+
+// Options of the server; they do not change while it lives.
+type Options struct {
+	// MaxReceive and MaxSend bound one gRPC message in bytes.
+	MaxReceive, MaxSend int
+	// SystemdCgroup is what RuntimeConfig tells the kubelet.
+	SystemdCgroup bool
+	// DefaultHandler is the name of the handler that "" stands for.
+	DefaultHandler string
+	Log            *slog.Logger
+}
+
+// Server answers both CRI services. RPCs that it does not have answer Unimplemented.
+type Server struct {
+	cri.UnimplementedRuntimeServiceServer
+	cri.UnimplementedImageServiceServer
+	Options
+	engine   *engine.Engine
+	images   *image.Store
+	networks *network.Network
+	started  time.Time
+
+	grpc *grpc.Server
+	http *http.Server
+}
+
+// New makes a server over parts that its caller owns and closes after it.
+func New(o Options, e *engine.Engine, images *image.Store, networks *network.Network) *Server {
+	s := &Server{Options: o, engine: e, images: images, networks: networks, started: time.Now()}
+	s.grpc = grpc.NewServer(
+		grpc.MaxRecvMsgSize(o.MaxReceive), grpc.MaxSendMsgSize(o.MaxSend),
+		grpc.UnaryInterceptor(intercept(o.Log)),
+		// Clients on the same machine: a dead one is seen by its closed socket.
+		grpc.KeepaliveParams(keepalive.ServerParameters{}),
+	)
+	cri.RegisterRuntimeServiceServer(s.grpc, s)
+	cri.RegisterImageServiceServer(s.grpc, s)
+	s.http = &http.Server{Handler: s.routes(), ReadHeaderTimeout: 5 * time.Second}
+	return s
+}
+
+// Serve answers on the listener until Stop; gRPC and HTTP/1 share it.
+func (s *Server) Serve(listener net.Listener) error {
+	split := newSplitter(listener)
+	ended := make(chan error, 3)
+	go func() { ended <- s.grpc.Serve(split.grpc) }()
+	go func() { ended <- s.http.Serve(split.http) }()
+	go func() { ended <- split.run() }()
+	err := <-ended
+	if errors.Is(err, grpc.ErrServerStopped) || errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) || err == nil {
+		return nil
+	}
+	return fmt.Errorf("serve: %w", err)
+}
+
+// Stop takes no more calls and lets those that run end until ctx does.
+func (s *Server) Stop(ctx context.Context) {
+	drained := make(chan struct{})
+	go func() { s.grpc.GracefulStop(); close(drained) }()
+	select {
+	case <-drained:
+	case <-ctx.Done():
+		s.grpc.Stop()
+	}
+	if err := s.http.Close(); err != nil {
+		s.Log.Debug("http", "err", err)
+	}
+}
