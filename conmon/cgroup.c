@@ -19,10 +19,7 @@ static int write_file(int dir, const char *name, const char *text)
 	return write(fd, text, strlen(text)) < 0 ? -errno : 0;
 }
 
-int cgroup_join(const char *procs_file)
-{
-	return write_file(AT_FDCWD, procs_file, "0");
-}
+int cgroup_join(const char *procs_file) { return write_file(AT_FDCWD, procs_file, "0"); }
 
 /* Sends SIGKILL to every process that the open cgroup.procs lists. */
 static int kill_listed(int fd)

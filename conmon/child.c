@@ -21,6 +21,19 @@ static const char *const oci_log = "oci-log";
 static const char *const pid_file = "pid";
 static const char *const console_socket = "console";
 
+/* A container whose configuration sets no score would inherit ours, and never be
+ * chosen by the OOM killer. */
+static void restore_oom_score(const struct conmon *m)
+{
+	int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+
+	if (fd >= 0) {
+		if (m->oom_score_adj[0] && write(fd, m->oom_score_adj, strlen(m->oom_score_adj)) < 0)
+			_exit(126);
+		close(fd);
+	}
+}
+
 /* Runs the runtime with stdio in, out, err. Only these three descriptors reach it. */
 static int spawn(struct conmon *m, const char *const *tail, const int stdio[3])
 {
@@ -47,6 +60,7 @@ static int spawn(struct conmon *m, const char *const *tail, const int stdio[3])
 	if (pid == 0) {
 		sigset_t none;
 
+		restore_oom_score(m);
 		sigemptyset(&none);
 		if (sigprocmask(SIG_SETMASK, &none, NULL) < 0 || fchdir(m->dir) < 0 || dup2(stdio[0], 0) < 0 ||
 		    dup2(stdio[1], 1) < 0 || dup2(stdio[2], 2) < 0 || syscall(SYS_close_range, 3U, ~0U, 0U) < 0)
@@ -89,7 +103,8 @@ static int listen_console(struct conmon *m)
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return -errno;
-	if (fchdir(m->dir) < 0 || bind(fd, (struct sockaddr *)&a, sizeof a) < 0 || listen(fd, 1) < 0 || chdir("/") < 0) {
+	if (fchdir(m->dir) < 0 || bind(fd, (struct sockaddr *)&a, sizeof a) < 0 || listen(fd, 1) < 0 ||
+	    chdir("/") < 0) {
 		int r = -errno;
 
 		close(fd);
@@ -101,11 +116,16 @@ static int listen_console(struct conmon *m)
 
 int child_create(struct conmon *m)
 {
-	const char *tail[] = { "create", "--bundle", m->opt.run_dir, "--pid-file", pid_file, m->opt.id, NULL, NULL, NULL };
+	const char *tail[] = {
+		"create", "--bundle", m->opt.run_dir, "--pid-file", pid_file, m->opt.id, NULL, NULL, NULL
+	};
 	cleanup_close int in = -1, out = -1, err = -1;
 	int r;
 
 	if (unlinkat(m->dir, pid_file, 0) < 0 && errno != ENOENT)
+		return -errno;
+	/* The words of an earlier attempt are not this one's. */
+	if (unlinkat(m->dir, oci_log, 0) < 0 && errno != ENOENT)
 		return -errno;
 	if (m->opt.tty) {
 		tail[5] = "--console-socket";
@@ -147,6 +167,22 @@ static ssize_t read_small(int dir, const char *name, char *buf, size_t size)
 	if (fd < 0)
 		return -errno;
 	n = read(fd, buf, size - 1);
+	if (n < 0)
+		return -errno;
+	buf[n] = '\0';
+	return n;
+}
+
+/* The end of a file, as a string. */
+static ssize_t read_tail(int dir, const char *name, char *buf, size_t size)
+{
+	cleanup_close int fd = openat(dir, name, O_RDONLY | O_CLOEXEC);
+	off_t end = fd < 0 ? -1 : lseek(fd, 0, SEEK_END);
+	ssize_t n;
+
+	if (end < 0)
+		return -errno;
+	n = pread(fd, buf, size - 1, end > (off_t)size - 1 ? end - ((off_t)size - 1) : 0);
 	if (n < 0)
 		return -errno;
 	buf[n] = '\0';
@@ -199,10 +235,16 @@ static bool logged_message(struct conmon *m, char *out, size_t size)
 	char buf[MAX_MESSAGE], *p, *last = NULL;
 	size_t n = 0;
 
-	if (read_small(m->dir, oci_log, buf, sizeof buf) <= 0)
+	if (read_tail(m->dir, oci_log, buf, sizeof buf) <= 0)
 		return false;
-	for (p = buf; (p = strstr(p, "\"msg\"")); p++)
-		last = p;
+	for (char *line = buf, *next; line && *line; line = next) {
+		next = strchr(line, '\n');
+		if (next)
+			*next++ = '\0';
+		p = strstr(line, "\"msg\"");
+		if (p && (strstr(line, "\"level\":\"error\"") || strstr(line, "\"level\":\"fatal\"") || !last))
+			last = p;
+	}
 	if (!last || !(p = strchr(last + strlen("\"msg\""), '"')))
 		return false;
 	for (p++; *p && *p != '"' && n + 1 < size; p++) {
@@ -228,7 +270,8 @@ void child_failure_text(struct conmon *m, const char *stage, int status)
 	if (WIFEXITED(status) && WEXITSTATUS(status) == 127 && !text[0])
 		snprintf(text, sizeof text, "%s cannot be executed", m->opt.runtime);
 	if (WIFSIGNALED(status))
-		snprintf(m->failure, sizeof m->failure, "runtime %s was killed by signal %d: %s", stage, WTERMSIG(status), text);
+		snprintf(m->failure, sizeof m->failure, "runtime %s was killed by signal %d: %s", stage,
+			 WTERMSIG(status), text);
 	else
 		snprintf(m->failure, sizeof m->failure, "runtime %s: %s", stage, text[0] ? text : "no reason given");
 }
@@ -238,7 +281,9 @@ int child_console(struct conmon *m)
 {
 	char byte[64], control[CMSG_SPACE(sizeof(int))];
 	struct iovec v = { byte, sizeof byte };
-	struct msghdr msg = { .msg_iov = &v, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control };
+	struct msghdr msg = {
+		.msg_iov = &v, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control
+	};
 	struct cmsghdr *c;
 	cleanup_close int conn = accept4(m->console, NULL, NULL, SOCK_CLOEXEC);
 	int fd;

@@ -73,8 +73,9 @@ static int parse(int argc, char **argv, struct options *o)
 
 static void init_fds(struct conmon *m)
 {
-	int *unset[] = { &m->dir, &m->signals, &m->listener, &m->console, &m->devnull, &m->init_pidfd, &m->stdin_fd,
-			 &m->container_oom.fd, &m->pod_oom.fd, &m->log.fd, &m->streams[0].fd, &m->streams[1].fd };
+	int *unset[] = { &m->dir,	 &m->signals,	 &m->listener,	    &m->console,
+			 &m->devnull,	 &m->init_pidfd, &m->stdin_fd,	    &m->container_oom.fd,
+			 &m->pod_oom.fd, &m->log.fd,	 &m->streams[0].fd, &m->streams[1].fd };
 
 	for (size_t i = 0; i < sizeof unset / sizeof *unset; i++)
 		*unset[i] = -1;
@@ -101,6 +102,7 @@ static int detach(struct conmon *m)
 {
 	pid_t pid = fork();
 
+	m->stage = "go into the background";
 	if (pid < 0)
 		return -errno;
 	if (pid > 0)
@@ -116,11 +118,13 @@ static int detach(struct conmon *m)
 
 /* As unlikely to be killed as the node allows. Without CAP_SYS_RESOURCE it does not
  * allow less than it had before, and that is what stays. */
-static void shun_oom(void)
+static void shun_oom(struct conmon *m)
 {
-	cleanup_close int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+	cleanup_close int fd = open("/proc/self/oom_score_adj", O_RDWR | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : read(fd, m->oom_score_adj, sizeof m->oom_score_adj - 1);
 
-	if (fd >= 0 && write(fd, "-1000", 5) < 0)
+	m->oom_score_adj[n > 0 ? n : 0] = '\0';
+	if (n > 0 && pwrite(fd, "-1000", 5, 0) < 0)
 		return;
 }
 
@@ -131,8 +135,9 @@ static int prepare(struct conmon *m)
 	if (syscall(SYS_close_range, (unsigned)FD_DAEMON + 1, ~0U, 0U) < 0 || fcntl(FD_DAEMON, F_SETFD, FD_CLOEXEC) < 0)
 		return -errno;
 	for (size_t i = 0; i < m->opt.n_join; i++)
-		if ((r = cgroup_join(m->opt.join[i])) < 0)
+		if ((r = cgroup_join(m->stage = m->opt.join[i])) < 0)
 			return r;
+	m->stage = m->opt.run_dir;
 	m->devnull = open("/dev/null", O_RDWR | O_CLOEXEC);
 	m->dir = open(m->opt.run_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (m->devnull < 0 || m->dir < 0)
@@ -141,6 +146,7 @@ static int prepare(struct conmon *m)
 		return -errno;
 	if ((r = proto_listen(m)) < 0)
 		return r;
+	m->stage = m->opt.log_path ? m->opt.log_path : "log";
 	m->log.path = m->opt.log_path;
 	m->log.size_max = m->opt.log_size_max;
 	return log_open(&m->log);
@@ -151,17 +157,23 @@ int main(int argc, char **argv)
 	static struct conmon m; /* too large for a stack, and there is no heap */
 	int r;
 
+	if (argc > 1 && strcmp(argv[1], "exec") == 0)
+		return exec_main(argc - 2, argv + 2);
 	init_fds(&m);
+	m.stage = "start";
 	r = parse(argc, argv, &m.opt);
 	if (r < 0) {
 		fprintf(stderr, "conmon: bad arguments: %s\n", strerror(-r));
 		return 2;
 	}
 	if ((r = prepare(&m)) < 0 || (r = detach(&m)) < 0 || (r = take_signals(&m)) < 0) {
-		fprintf(stderr, "conmon: %s: %s\n", m.opt.id, strerror(-r));
+		snprintf(m.failure, sizeof m.failure, "monitor: %s: %s", m.stage, strerror(-r));
+		fprintf(stderr, "conmon: %s: %s\n", m.opt.id, m.failure);
+		proto_add(&m, FD_DAEMON, true);
+		proto_push_failed(&m);
 		return 1;
 	}
-	shun_oom();
+	shun_oom(&m);
 	proto_add(&m, FD_DAEMON, true);
 	r = loop_run(&m);
 	(void)unlinkat(m.dir, "ctl", 0);

@@ -29,22 +29,22 @@ enum {
 
 /* Bounds on waits, in milliseconds. */
 enum {
-	DRAIN_MS = 500,   /* for EOF, when somebody elsewhere holds the output open */
-	KILL_MS = 2000,   /* for what is left of the container to die */
+	DRAIN_MS = 500, /* for EOF, when somebody elsewhere holds the output open */
+	KILL_MS = 2000, /* for what is left of the container to die */
 	KILL_AGAIN_MS = 5,
 	DELETE_MS = 5000, /* for the runtime's delete of a failed start */
-	ACK_MS = 1000,    /* for the daemon to take the exit */
+	ACK_MS = 1000, /* for the daemon to take the exit */
 };
 
 /* The states, in the order in which they come. The numbers are part of the protocol. */
 enum state {
 	STATE_CREATING = 0, /* the runtime's create runs */
-	STATE_CREATED = 1,  /* the runtime's start runs */
+	STATE_CREATED = 1, /* the runtime's start runs */
 	STATE_RUNNING = 2,
 	STATE_EXITED = 3, /* the exit record is written */
 	STATE_FAILED = 4, /* the container could not be started; recorded too */
 	/* Not seen by clients, which are told the state it leads to only when it is reached. */
-	STATE_ENDING = 5,  /* init is gone: its children are killed, the output drained */
+	STATE_ENDING = 5, /* init is gone: its children are killed, the output drained */
 	STATE_UNDOING = 6, /* the runtime's delete runs */
 };
 
@@ -60,6 +60,7 @@ struct logfile {
 	const char *path;
 	int fd;
 	int64_t size, size_max; /* bytes; 0 is unlimited */
+	bool torn; /* the last record is cut and could not be taken back */
 	uint64_t written, dropped;
 	size_t out_len;
 	char header[64];
@@ -69,7 +70,7 @@ struct logfile {
 
 struct stream {
 	int fd;
-	const char *name;   /* "stdout" or "stderr" */
+	const char *name; /* "stdout" or "stderr" */
 	size_t len, scanned; /* bytes in buf; bytes of them known to hold no newline */
 	char buf[STREAM_BYTES];
 };
@@ -90,19 +91,20 @@ struct conmon {
 	struct options opt;
 	enum state state;
 	int dir, signals, listener, console, devnull, init_pidfd, stdin_fd;
-	int out_write, err_write; /* the container's ends, until the runtime has them */
-	pid_t runtime, init;      /* the running runtime command; the container's first process */
-	bool init_gone, kill_failed_start;
+	char oom_score_adj[16]; /* before ours was lowered: the runtime's again */
+	pid_t runtime, init; /* the running runtime command; the container's first process */
+	bool init_gone;
 	int init_status;
 	uint64_t start_ticks;
 	int64_t start_ns, end_ns;
 	int64_t kill_until, drain_until, undo_until, ack_until; /* monotonic ms; 0 unset */
-	bool oom, left;
+	bool oom, left, recorded, told;
 	uint16_t rows, cols;
 	struct counter container_oom, pod_oom;
 	struct logfile log;
 	struct stream streams[2];
 	struct client clients[MAX_CLIENTS];
+	const char *stage; /* what is being prepared, for the text of a failure */
 	char failure[MAX_TEXT];
 	char scratch[MAX_MESSAGE];
 	size_t record_len;
@@ -155,6 +157,9 @@ void proto_push_exit(struct conmon *m);
 bool proto_all_acked(const struct conmon *m);
 /* Answers one request of n bytes; returns the length of the reply in out. */
 size_t proto_answer(struct conmon *m, struct client *c, const char *in, size_t n, char *out);
+
+/* exec.c */
+int exec_main(int argc, char **argv);
 
 /* loop.c */
 int loop_run(struct conmon *m);

@@ -47,6 +47,7 @@ int log_open(struct logfile *l)
 	if (fd < 0)
 		return fd;
 	l->fd = fd;
+	l->torn = false;
 	l->size = fstat(fd, &st) == 0 ? st.st_size : 0;
 	return 0;
 }
@@ -75,8 +76,8 @@ void log_stamp(struct logfile *l, const char *stream, int64_t ns)
 
 	if (!gmtime_r(&seconds, &tm))
 		memset(&tm, 0, sizeof tm);
-	n = snprintf(l->header, sizeof l->header, "%04d-%02d-%02dT%02d:%02d:%02d.%09dZ %s ", tm.tm_year + 1900, tm.tm_mon + 1,
-		     tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec, (int)(ns % 1000000000), stream);
+	n = snprintf(l->header, sizeof l->header, "%04d-%02d-%02dT%02d:%02d:%02d.%09dZ %s ", tm.tm_year + 1900,
+		     tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec, (int)(ns % 1000000000), stream);
 	l->header_len = n > 0 ? (size_t)n : 0;
 }
 
@@ -103,7 +104,7 @@ static size_t cut_back(struct logfile *l, size_t done)
 		off_t end = lseek(l->fd, 0, SEEK_END);
 
 		if (end < 0 || ftruncate(l->fd, end - (off_t)(done - whole)) < 0)
-			return whole; /* nothing better can be done; the next record begins a line late */
+			l->torn = true; /* the next record must at least begin a line */
 	}
 	return whole;
 }
@@ -120,8 +121,8 @@ void log_flush(struct logfile *l)
 		l->out_len = 0;
 		return;
 	}
-	if (l->size_max > 0 && l->size + (int64_t)l->out_len > l->size_max && ftruncate(l->fd, 0) == 0)
-		l->size = 0;
+	if (l->torn && write(l->fd, "\n", 1) == 1)
+		l->torn = false;
 	while (done < l->out_len) {
 		ssize_t n = write(l->fd, l->out + done, l->out_len - done);
 
@@ -142,10 +143,17 @@ void log_flush(struct logfile *l)
 
 static void record(struct logfile *l, char tag, const char *content, size_t n)
 {
+	size_t need = l->header_len + n + 3;
 	char *p;
 
-	if (l->out_len + l->header_len + n + 3 > sizeof l->out)
+	if (l->out_len + need > sizeof l->out)
 		log_flush(l);
+	/* Emptied between two records only, and before the limit is passed. */
+	if (l->size_max > 0 && l->size + (int64_t)(l->out_len + need) > l->size_max) {
+		log_flush(l);
+		if (l->size > 0 && ftruncate(l->fd, 0) == 0)
+			l->size = 0;
+	}
 	p = l->out + l->out_len;
 	memcpy(p, l->header, l->header_len);
 	p += l->header_len;

@@ -10,12 +10,12 @@
 #include <sys/wait.h>
 #include <time.h>
 
-enum { MAX_POLL = 8 + MAX_CLIENTS };
+enum {
+	MAX_POLL = 8 + MAX_CLIENTS,
+	PIPE_READS = 1048576 / LINE_MAX_BYTES, /* of the largest pipe an unprivileged process may have (pipe(7)) */
+};
 
-static bool drained(const struct conmon *m)
-{
-	return m->streams[0].fd < 0 && m->streams[1].fd < 0;
-}
+static bool drained(const struct conmon *m) { return m->streams[0].fd < 0 && m->streams[1].fd < 0; }
 
 static void end_stream(struct conmon *m, struct stream *s)
 {
@@ -29,6 +29,14 @@ static void take(struct conmon *m, struct stream *s)
 {
 	if (s->fd >= 0 && !stream_read(s, &m->log))
 		end_stream(m, s);
+}
+
+/* What a dead container left is at most what its pipe holds: the deadline must not cut
+ * that off, where the disk alone was slow. */
+static void drain_rest(struct conmon *m, struct stream *s)
+{
+	for (int reads = 0; s->fd >= 0 && reads < PIPE_READS; reads++)
+		take(m, s);
 }
 
 static int kill_rest(struct conmon *m)
@@ -47,8 +55,7 @@ static int kill_rest(struct conmon *m)
 static void finish(struct conmon *m, enum state s)
 {
 	m->state = s;
-	/* /run may be full. The message still goes out, and the daemon keeps it. */
-	(void)record_write(m);
+	m->recorded = record_write(m) == 0;
 	if (s == STATE_EXITED)
 		proto_push_exit(m);
 	else
@@ -90,8 +97,8 @@ static void begin_end(struct conmon *m)
 	/* The pod's counter alone may have moved for another container. It counts only
 	 * where our own could not be read to the end, and init died of SIGKILL. */
 	m->oom = counter_moved(&m->container_oom) ||
-		 (m->container_oom.fd < 0 && m->opt.oom_file && counter_moved(&m->pod_oom) && WIFSIGNALED(m->init_status) &&
-		  WTERMSIG(m->init_status) == SIGKILL);
+		 (m->container_oom.fd < 0 && m->opt.oom_file && counter_moved(&m->pod_oom) &&
+		  WIFSIGNALED(m->init_status) && WTERMSIG(m->init_status) == SIGKILL);
 	m->left = kill_rest(m) > 0;
 	m->kill_until = now + KILL_MS;
 	m->drain_until = now + DRAIN_MS;
@@ -132,11 +139,8 @@ static void runtime_done(struct conmon *m, int status)
 		if (m->init_gone)
 			begin_end(m);
 		return;
-	case STATE_UNDOING:
-		finish(m, STATE_FAILED);
-		return;
-	default:
-		return;
+	case STATE_UNDOING: finish(m, STATE_FAILED); return;
+	default: return;
 	}
 }
 
@@ -158,6 +162,17 @@ static void reap(struct conmon *m)
 				begin_end(m);
 		}
 	}
+}
+
+/* A runtime that leaves its container to another parent leaves its exit code there too. */
+static void init_not_ours(struct conmon *m)
+{
+	snprintf(m->failure, sizeof m->failure,
+		 "the exit code of process %d is unknown: it was not the monitor's child", (int)m->init);
+	m->init_gone = true;
+	m->init_status = 255 << 8; /* as of a process that exits with 255 (wait(2)) */
+	m->end_ns = now_ns(CLOCK_REALTIME);
+	begin_end(m);
 }
 
 /* Both lists run in step: entry i of poll belongs to owner i. */
@@ -182,10 +197,12 @@ static void build(struct conmon *m, struct table *t)
 	watch(t, m->signals, POLLIN, &m->signals);
 	watch(t, m->listener, POLLIN, &m->listener);
 	/* What the runtime prints before the container runs is its error, if it fails. */
-	if (m->state != STATE_CREATING && m->state != STATE_UNDOING) {
+	if (m->state != STATE_CREATING && m->state != STATE_UNDOING && m->state != STATE_FAILED) {
 		watch(t, m->streams[0].fd, POLLIN, &m->streams[0]);
 		watch(t, m->streams[1].fd, POLLIN, &m->streams[1]);
 	}
+	if (!m->init_gone && m->state == STATE_RUNNING)
+		watch(t, m->init_pidfd, POLLIN, &m->init_pidfd);
 	if (m->container_oom.pollable)
 		watch(t, m->container_oom.fd, POLLPRI, &m->container_oom);
 	for (size_t i = 0; i < MAX_CLIENTS; i++)
@@ -201,6 +218,10 @@ static void dispatch(struct conmon *m, void *owner)
 		while (read(m->signals, &info, sizeof info) > 0)
 			;
 		reap(m);
+	} else if (owner == &m->init_pidfd) {
+		reap(m);
+		if (!m->init_gone)
+			init_not_ours(m);
 	} else if (owner == &m->listener) {
 		proto_accept(m);
 	} else if (owner == &m->streams[0] || owner == &m->streams[1]) {
@@ -218,18 +239,11 @@ static int timeout(const struct conmon *m)
 	int64_t until = 0, now = now_ms();
 
 	switch (m->state) {
-	case STATE_ENDING:
-		until = m->left ? now + KILL_AGAIN_MS : m->drain_until;
-		break;
-	case STATE_UNDOING:
-		until = m->undo_until;
-		break;
+	case STATE_ENDING: until = m->left ? now + KILL_AGAIN_MS : m->drain_until; break;
+	case STATE_UNDOING: until = m->undo_until; break;
 	case STATE_EXITED:
-	case STATE_FAILED:
-		until = m->ack_until;
-		break;
-	default:
-		return -1;
+	case STATE_FAILED: until = m->ack_until; break;
+	default: return -1;
 	}
 	return until > now ? (int)(until - now) : 0;
 }
@@ -246,6 +260,8 @@ static bool advance(struct conmon *m)
 				m->drain_until = now + DRAIN_MS;
 		}
 		if (!m->left && (drained(m) || now >= m->drain_until)) {
+			drain_rest(m, &m->streams[0]);
+			drain_rest(m, &m->streams[1]);
 			end_stream(m, &m->streams[0]);
 			end_stream(m, &m->streams[1]);
 			finish(m, STATE_EXITED);
@@ -253,7 +269,18 @@ static bool advance(struct conmon *m)
 	}
 	if (m->state == STATE_UNDOING && now >= m->undo_until)
 		finish(m, STATE_FAILED);
-	return (m->state == STATE_EXITED || m->state == STATE_FAILED) && (proto_all_acked(m) || now >= m->ack_until);
+	if (m->state != STATE_EXITED && m->state != STATE_FAILED)
+		return false;
+	/* /run may be full. Then the end is nowhere but here: we stay until it has been
+	 * written or taken. */
+	if (!m->recorded && !m->told) {
+		if (now >= m->ack_until) {
+			m->recorded = record_write(m) == 0;
+			m->ack_until = now + ACK_MS;
+		}
+		return m->recorded;
+	}
+	return proto_all_acked(m) || now >= m->ack_until;
 }
 
 int loop_run(struct conmon *m)

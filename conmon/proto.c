@@ -94,10 +94,7 @@ void proto_add(struct conmon *m, int fd, bool hello)
 	close(fd); /* the table is full: the newcomer loses */
 }
 
-void proto_drop(struct client *c)
-{
-	close_fd(&c->fd);
-}
+void proto_drop(struct client *c) { close_fd(&c->fd); }
 
 void proto_accept(struct conmon *m)
 {
@@ -120,15 +117,20 @@ static void send_to(struct client *c, const char *message, size_t n)
 		proto_drop(c);
 }
 
-static void push(struct conmon *m, int type, const char *payload, size_t n)
+static void push_to(struct client *c, int type, const char *payload, size_t n)
 {
 	char message[HEADER + MAX_MESSAGE];
 
 	header(message, type, 0);
 	memcpy(message + HEADER, payload, n);
+	send_to(c, message, HEADER + n);
+}
+
+static void push(struct conmon *m, int type, const char *payload, size_t n)
+{
 	for (size_t i = 0; i < MAX_CLIENTS; i++)
 		if (m->clients[i].hello)
-			send_to(&m->clients[i], message, HEADER + n);
+			push_to(&m->clients[i], type, payload, n);
 }
 
 static size_t status(const struct conmon *m, char *out)
@@ -155,15 +157,9 @@ void proto_push_started(struct conmon *m)
 	push(m, STARTED, payload, status(m, payload));
 }
 
-void proto_push_failed(struct conmon *m)
-{
-	push(m, FAILED, m->failure, strlen(m->failure));
-}
+void proto_push_failed(struct conmon *m) { push(m, FAILED, m->failure, strlen(m->failure)); }
 
-void proto_push_exit(struct conmon *m)
-{
-	push(m, EXIT, m->record, m->record_len);
-}
+void proto_push_exit(struct conmon *m) { push(m, EXIT, m->record, m->record_len); }
 
 bool proto_all_acked(const struct conmon *m)
 {
@@ -204,20 +200,15 @@ static int answer(struct conmon *m, struct client *c, int type, const char *payl
 {
 	switch (type) {
 	case HELLO:
-	case STATUS:
-		c->hello = c->hello || type == HELLO;
-		return n ? EINVAL : 0;
-	case REOPEN:
-		return n ? EINVAL : -log_reopen(&m->log);
-	case RESIZE:
-		return n == 4 ? resize(m, payload) : EINVAL;
-	case KILL:
-		return n == 4 ? kill_init(m, (int)(int32_t)get(payload, 4)) : EINVAL;
+	case STATUS: c->hello = c->hello || type == HELLO; return n ? EINVAL : 0;
+	case REOPEN: return n ? EINVAL : -log_reopen(&m->log);
+	case RESIZE: return n == 4 ? resize(m, payload) : EINVAL;
+	case KILL: return n == 4 ? kill_init(m, (int)(int32_t)get(payload, 4)) : EINVAL;
 	case ACK_EXIT:
 		c->acked = true;
+		m->told = m->told || m->state == STATE_EXITED || m->state == STATE_FAILED;
 		return n ? EINVAL : 0;
-	default:
-		return ENOSYS;
+	default: return ENOSYS;
 	}
 }
 
@@ -255,11 +246,8 @@ void proto_request(struct conmon *m, struct client *c)
 		n = 0; /* cut: malformed */
 	send_to(c, out, proto_answer(m, c, m->scratch, (size_t)n, out));
 	/* Whoever comes after the end is told at once: there will be no other occasion. */
-	if (c->hello && !hello && m->state == STATE_EXITED) {
-		char message[HEADER + MAX_MESSAGE];
-
-		header(message, EXIT, 0);
-		memcpy(message + HEADER, m->record, m->record_len);
-		send_to(c, message, HEADER + m->record_len);
-	}
+	if (c->hello && !hello && m->state == STATE_EXITED)
+		push_to(c, EXIT, m->record, m->record_len);
+	else if (c->hello && !hello && m->state == STATE_FAILED)
+		push_to(c, FAILED, m->failure, strlen(m->failure));
 }

@@ -42,7 +42,8 @@ size_t record_format(struct conmon *m, char *out, size_t size)
 		code = 128 + sig;
 	}
 	n = snprintf(out, size,
-		     "crio-exit 1\nid %s\npid %d\nstart_ns %" PRId64 "\nend_ns %" PRId64 "\ncode %d\nsignal %d\noom %d\n"
+		     "crio-exit 1\nid %s\npid %d\nstart_ns %" PRId64 "\nend_ns %" PRId64
+		     "\ncode %d\nsignal %d\noom %d\n"
 		     "log_written_bytes %" PRIu64 "\nlog_dropped_bytes %" PRIu64 "\nfailed %d\n",
 		     m->opt.id, (int)m->init, m->start_ns, m->end_ns, code, sig, m->oom, m->log.written, m->log.dropped,
 		     m->failure[0] != '\0');

@@ -66,7 +66,9 @@ func (e *Engine) ExecSync(ctx context.Context, id string, args []string, timeout
 		limited, cancel = context.WithTimeoutCause(ctx, timeout, errExecTimeout)
 	}
 	defer cancel()
-	out, err := runtimeOf(v.Handler).ExecSync(limited, oci.Exec{ID: v.ID, Process: process, CgroupArgs: sub.ExecArgs()})
+	out, err := runtimeOf(v.Handler).ExecSync(limited, oci.Exec{
+		ID: v.ID, Process: process, Reaper: e.configured(v.Handler).Monitor, PidFile: mark + ".pid", CgroupArgs: sub.ExecArgs(),
+	})
 	return out, e.endExec(limited, sub, err, timeout)
 }
 
@@ -119,7 +121,7 @@ func (e *Engine) killExecs(ctx context.Context, v pod.Container) error {
 		if !strings.HasPrefix(entry.Name(), execPrefix) {
 			continue
 		}
-		sub := group.Sub(entry.Name())
+		sub := group.Sub(strings.TrimSuffix(entry.Name(), ".pid"))
 		err = errors.Join(err, sub.Kill(ctx), sub.Remove(ctx), os.Remove(filepath.Join(dir, entry.Name())))
 	}
 	return err

@@ -109,9 +109,13 @@ func (e *Engine) killProcesses(ctx context.Context, h pod.Handler, parent, id st
 // killed first: nobody would see its end.
 func (e *Engine) ended(h pod.Handler, parent, id string, x monitor.Exit, err error) pod.Ended {
 	if err == nil {
+		reason := ""
+		if x.StartedAt == 0 && x.Message != "" {
+			reason = pod.ReasonStartError
+		}
 		return pod.Ended{
 			Code: x.Code, Signal: x.Signal, OOMKilled: x.OOM, StartedAt: x.StartedAt, At: x.FinishedAt,
-			LogDropped: x.Dropped, Message: x.Message,
+			LogDropped: x.Dropped, Reason: reason, Message: x.Message,
 		}
 	}
 	message := fmt.Sprintf("the monitor ended without telling the exit: %v", err)

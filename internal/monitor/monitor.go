@@ -24,8 +24,8 @@ var (
 	ErrClosed = errors.New("the connection to the monitor is closed")
 )
 
-// StartError says why the container does not run. Nothing of it is left but its
-// cgroups' directories.
+// StartError says why the container does not run. None of its processes is left; its
+// cgroups' directories may be.
 type StartError struct {
 	// Message is the OCI runtime's own error text, or what failed in the monitor.
 	Message string
@@ -72,9 +72,9 @@ type Status struct {
 	Pid int
 	// StartTicks is field 22 of /proc/<pid>/stat: with Pid it names the process for good.
 	StartTicks uint64
-	// StartedAt is when the OCI runtime's start returned, in nanoseconds since the epoch; 0 before.
+	// StartedAt is when the OCI runtime was told to start it, in nanoseconds since the epoch; 0 before.
 	StartedAt int64
-	// Dropped is how many bytes of log records could not be written.
+	// Dropped is how many bytes of output the log did not take, without line ends.
 	Dropped uint64
 }
 
@@ -125,7 +125,8 @@ type Exit struct {
 	OOM bool
 	// StartedAt and FinishedAt are nanoseconds since the epoch; StartedAt is 0 when it never ran.
 	StartedAt, FinishedAt int64
-	// Dropped and Written count bytes of log records, framing included.
+	// Dropped and Written count bytes of output that the log did not take and took,
+	// without line ends and framing.
 	Dropped, Written uint64
 	// Message explains an end that is not the process's own; "" mostly.
 	Message string

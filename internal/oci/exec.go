@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"syscall"
 	"time"
 
@@ -27,6 +28,12 @@ const drainTime = 200 * time.Millisecond
 type Exec struct {
 	ID      string
 	Process *specs.Process
+	// Reaper is the monitor's binary: its exec mode becomes the parent of the command.
+	// The runtime itself cannot stay the parent, for it would wait for whoever the
+	// command leaves behind with its output.
+	Reaper string
+	// PidFile is made by the runtime and removed at the end.
+	PidFile string
 	// CgroupArgs are options of the exec command that put it and all that it forks
 	// into a cgroup of its own; none leaves it in the container's.
 	CgroupArgs []string
@@ -39,8 +46,8 @@ type Output struct {
 }
 
 // ExecSync runs the command to its end and returns its output. When ctx ends first
-// the runtime's own process is killed and ctx's error returned; the command itself
-// is the caller's to kill, by its sub-cgroup. An error otherwise means that the
+// the runtime is killed and ctx's error returned; the command itself is the caller's
+// to kill, by its cgroup. An error otherwise means that the
 // command did not run.
 func (r Runtime) ExecSync(ctx context.Context, e Exec) (Output, error) {
 	process, err := processFile(e.Process)
@@ -56,8 +63,11 @@ func (r Runtime) ExecSync(ctx context.Context, e Exec) (Output, error) {
 
 	// The extra files are 3 and 4 in the runtime; it reads and writes them by path
 	// and closes them before the command runs.
-	args := append(r.GlobalArgs(), "--log", "/proc/self/fd/4", "--log-format", "json", "exec", "--process", "/proc/self/fd/3")
-	cmd := exec.Command(r.Path, append(append(args, e.CgroupArgs...), e.ID)...)
+	args := slices.Concat([]string{"exec", e.PidFile, r.Path}, r.GlobalArgs(),
+		[]string{"--log", "/proc/self/fd/4", "--log-format", "json", "exec", "--detach", "--pid-file", e.PidFile, "--process", "/proc/self/fd/3"},
+		e.CgroupArgs, []string{e.ID})
+	cmd := exec.Command(e.Reaper, args...)
+	defer os.Remove(e.PidFile)
 	cmd.Dir = "/"
 	cmd.ExtraFiles = []*os.File{process, log}
 	// Its own process group: a signal to the daemon's must not reach it.

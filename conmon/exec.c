@@ -1,0 +1,78 @@
+/* `conmon exec PIDFILE RUNTIME ARGUMENT...`: runs a command in a container through the
+ * runtime and ends with its exit code.
+ *
+ * The runtime is told to detach (its --detach and --pid-file are among the arguments):
+ * one that stays beside the command waits for everybody who holds the command's
+ * output, and so never ends when the command has left a daemon behind. The command
+ * becomes our child instead, since we are a subreaper, and its end is the end. */
+#define _GNU_SOURCE
+#include "conmon.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <fcntl.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+
+static int code_of(int status) { return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status); }
+
+/* Waits for one child. Others that end meanwhile are orphans of the command's, which
+ * come to us where the container has no PID namespace of its own. */
+static int wait_for(pid_t pid, int *status)
+{
+	for (;;) {
+		pid_t ended = waitpid(-1, status, 0);
+
+		if (ended == pid)
+			return 0;
+		if (ended < 0 && errno != EINTR)
+			return -errno;
+	}
+}
+
+static pid_t read_pid(const char *path)
+{
+	char buf[32];
+	cleanup_close int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : read(fd, buf, sizeof buf - 1);
+	long pid;
+
+	if (n <= 0)
+		return -1;
+	buf[n] = '\0';
+	pid = strtol(buf, NULL, 10);
+	return pid > 1 && pid <= INT_MAX ? (pid_t)pid : -1;
+}
+
+int exec_main(int argc, char **argv)
+{
+	const char *pid_file = argv[0];
+	pid_t runtime, command;
+	int status;
+
+	if (argc < 2 || prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0)
+		return 125;
+	runtime = fork();
+	if (runtime < 0)
+		return 125;
+	if (runtime == 0) {
+		/* The daemon ends a command that takes too long by killing us first. */
+		if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0)
+			_exit(125);
+		execv(argv[1], argv + 1);
+		_exit(127);
+	}
+	/* The command holds the output now. Ours would keep it open after its end. */
+	close(1);
+	close(2);
+	if (wait_for(runtime, &status) < 0)
+		return 125;
+	if (code_of(status) != 0)
+		return code_of(status); /* the runtime's log says why */
+	command = read_pid(pid_file);
+	if (command < 0 || wait_for(command, &status) < 0)
+		return 125;
+	return code_of(status);
+}
