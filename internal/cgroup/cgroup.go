@@ -146,6 +146,11 @@ func (t *Tree) ContainerGroup(parent, id string) (Group, error) {
 // MonitorGroup names the group of the monitor of a container. With systemd it lies
 // in the daemon's own, which its unit delegates to it.
 func (t *Tree) MonitorGroup(parent, id string) (Group, error) {
+	// CRI-O's "pod" would put the monitor under the pod's memory limit, which must not
+	// kill what watches it (CVE-2019-14891).
+	if parent == "pod" {
+		parent = ""
+	}
 	if parent == "" && t.driver == Systemd && t.version == 2 {
 		parent = path.Join(t.own, "monitors")
 	}

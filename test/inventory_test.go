@@ -1,0 +1,176 @@
+package test
+
+import (
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// inventory is everything a pod could leave on a node, each thing by a name that
+// says what it is, with how often it is there.
+type inventory map[string]int
+
+// compare waits until the node has what it had before, no more and no less: monitors
+// end a moment after they have told the exit.
+func (n *node) compare(before inventory) {
+	n.t.Helper()
+	var after inventory
+	for end := time.Now().Add(waitTime); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		if after = n.inventory(); maps.Equal(before, after) {
+			return
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(after)) {
+		if after[name] > before[name] {
+			n.t.Errorf("left on the node: %s (%d more)", name, after[name]-before[name])
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(before)) {
+		if before[name] > after[name] {
+			n.t.Errorf("lost from the node: %s (%d less)", name, before[name]-after[name])
+		}
+	}
+}
+
+// settled is the inventory once it does not change any more.
+func (n *node) settled() inventory {
+	n.t.Helper()
+	last := n.inventory()
+	for range 100 {
+		time.Sleep(100 * time.Millisecond)
+		next := n.inventory()
+		if maps.Equal(last, next) {
+			return last
+		}
+		last = next
+	}
+	n.t.Fatal("the node does not come to rest")
+	return nil
+}
+
+func (n *node) inventory() inventory {
+	n.t.Helper()
+	inv := inventory{}
+	n.processes(inv)
+	n.mounts(inv)
+	n.cgroups(inv)
+	n.links(inv)
+	n.files(inv)
+	n.insideDaemon(inv)
+	return inv
+}
+
+// processes that have to do with the node, the daemon itself not counted, nor
+// zombies, which wait for PID 1 alone.
+func (n *node) processes(inv inventory) {
+	procs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	for _, dir := range procs {
+		pid, err := strconv.Atoi(filepath.Base(dir))
+		if err != nil || pid == n.daemon.Process.Pid || pid == os.Getpid() {
+			continue
+		}
+		stat, err := os.ReadFile(dir + "/stat")
+		if err != nil || strings.Contains(string(stat), ") Z ") {
+			continue
+		}
+		cmdline, _ := os.ReadFile(dir + "/cmdline")
+		cgroup, _ := os.ReadFile(dir + "/cgroup")
+		if strings.Contains(string(cmdline), n.dir) || strings.Contains(string(cgroup), testParent) {
+			inv[fmt.Sprintf("process %q", strings.ReplaceAll(string(cmdline), "\x00", " "))]++
+		}
+	}
+}
+
+// mounts include the pinned namespaces.
+func (n *node) mounts(inv inventory) {
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	for line := range strings.Lines(string(data)) {
+		if path := strings.Fields(line)[4]; strings.HasPrefix(path, n.dir) {
+			inv["mount "+path]++
+		}
+	}
+}
+
+func (n *node) cgroups(inv inventory) {
+	err := filepath.WalkDir("/sys/fs/cgroup", func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && entry.IsDir() && (strings.Contains(path, testParent) || strings.Contains(path, "/crio.pods/") || strings.Contains(path, "/crio.monitors/")) {
+			inv["cgroup "+path]++
+		}
+		return nil // groups of others come and go
+	})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+var peerIndex = regexp.MustCompile(`@if\d+`)
+
+// links, addresses and packet filter rules of the tests' own network namespace.
+func (n *node) links(inv inventory) {
+	for _, command := range []string{"ip -o link", "iptables -w -t nat -S"} {
+		out, err := exec.Command("sh", "-c", command).CombinedOutput()
+		if err != nil {
+			n.t.Fatalf("%s: %v\n%s", command, err, out)
+		}
+		for line := range strings.Lines(string(out)) {
+			fields := strings.Fields(line)
+			if strings.HasPrefix(command, "ip ") {
+				fields = fields[1:2]
+			}
+			inv[command+": "+peerIndex.ReplaceAllString(strings.Join(fields, " "), "")]++
+		}
+	}
+}
+
+// files: layers, records, bundles, sockets, addresses that IPAM gave, CNI's cache.
+func (n *node) files(inv inventory) {
+	for _, pattern := range []string{
+		"state/*/*", "run/*/*", "run/oci/*/*", "ipam/*/*", "cni-cache/*/*", "storage/overlay/*", "storage/overlay/l/*",
+		"storage/overlay-containers/*", "storage-run/overlay-containers/*",
+	} {
+		found, err := filepath.Glob(n.path(pattern))
+		if err != nil {
+			n.t.Fatal(err)
+		}
+		for _, path := range found {
+			// The storage library leaves a temporary file where it is killed in a write;
+			// the store is shared with other tools, and so nobody else may remove it.
+			base := filepath.Base(path)
+			if !strings.HasPrefix(base, "last_reserved_ip") && !strings.HasPrefix(base, ".tmp-") {
+				inv["file "+strings.TrimPrefix(path, n.dir+"/")]++
+			}
+		}
+	}
+}
+
+var number = regexp.MustCompile(`\d+`)
+
+// insideDaemon: descriptors by kind, and goroutines.
+func (n *node) insideDaemon(inv inventory) {
+	inv["goroutines"] = n.status().Goroutines
+	dir := fmt.Sprintf("/proc/%d/fd/", n.daemon.Process.Pid)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	for _, entry := range entries {
+		target, err := os.Readlink(dir + entry.Name())
+		if err == nil {
+			inv["daemon's descriptor of "+number.ReplaceAllString(target, "N")]++
+		}
+	}
+}

@@ -1,0 +1,325 @@
+package test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/crio-minimal/crio/internal/sys"
+	"github.com/crio-minimal/crio/server"
+	"github.com/crio-minimal/crio/test/fixture"
+)
+
+// waitTime bounds every wait for something that has to come about.
+const waitTime = 20 * time.Second
+
+// nodes numbers the nodes of this run, for names and subnets of their own.
+var nodes atomic.Int32
+
+// node is one daemon with everything it has below dir, and a client of it.
+type node struct {
+	cri.RuntimeServiceClient
+	images cri.ImageServiceClient
+
+	t      *testing.T
+	number int32
+	dir    string
+	socket string
+	env    []string
+	conn   *grpc.ClientConn
+	before inventory
+
+	mu     sync.Mutex
+	daemon *exec.Cmd
+	ended  chan struct{}
+	output output
+}
+
+// options of a node.
+type options struct {
+	registry *fixture.Registry
+	// conf is added to the daemon's configuration.
+	conf string
+	// bare leaves the node without a CNI configuration.
+	bare bool
+	env  []string
+}
+
+// newNode starts a daemon. At the end of the test the node's inventory is compared
+// with what it was after the first pod had come and gone.
+func newNode(t *testing.T, o options) *node {
+	t.Helper()
+	n := &node{t: t, number: nodes.Add(1), env: o.env}
+	// Longer than the path of a unix socket may be.
+	n.dir = filepath.Join(t.TempDir(), strings.Repeat("long-", 25))
+	n.socket = n.path("crio.sock")
+	for _, dir := range []string{"cni", "logs", "conf.d"} {
+		if err := os.MkdirAll(n.path(dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !o.bare {
+		n.write("cni/10-bridge.conflist", n.conflist())
+	}
+	n.write("crio.conf", n.config(o))
+	n.connect()
+	t.Cleanup(n.close)
+	n.start()
+	return n
+}
+
+// output collects what the daemon prints while a test looks at it.
+type output struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
+}
+
+func (n *node) path(name string) string { return filepath.Join(n.dir, name) }
+
+func (n *node) write(name, text string) {
+	n.t.Helper()
+	if err := os.WriteFile(n.path(name), []byte(text), 0o644); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+func (n *node) config(o options) string {
+	registries, policy, certs := n.path("registries.conf"), n.path("policy.json"), ""
+	n.write("registries.conf", "unqualified-search-registries = []\n")
+	n.write("policy.json", `{"default":[{"type":"insecureAcceptAnything"}]}`)
+	if o.registry != nil {
+		registries, certs = o.registry.RegistriesConf, o.registry.CertsDir
+	}
+	return fmt.Sprintf(`
+[crio]
+root = %q
+runroot = %q
+storage_driver = "overlay"
+state_dir = %q
+run_dir = %q
+[crio.api]
+listen = %q
+[crio.runtime]
+conmon = %q
+cgroup_manager = "cgroupfs"
+log_level = "debug"
+[crio.image]
+registries_conf = %q
+registries_conf_dir = %q
+signature_policy = %q
+certs_dir = %q
+[crio.network]
+network_dir = %q
+plugin_dirs = ["/usr/lib/cni", "/opt/cni/bin"]
+cache_dir = %q
+`, n.path("storage"), n.path("storage-run"), n.path("state"), n.path("run"), n.socket, binary(n.t, "conmon"),
+		registries, n.path("conf.d"), policy, certs, n.path("cni"), n.path("cni-cache")) + o.conf
+}
+
+// conflist is a chain of the stock plugins on a bridge of the node's own.
+func (n *node) conflist() string {
+	return fmt.Sprintf(`{"cniVersion":"1.0.0","name":"test%d","plugins":[
+		{"type":"bridge","bridge":"crio-t%d","isGateway":true,"ipMasq":false,"hairpinMode":true,
+		 "ipam":{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":"10.%d.%d.0/24"}]],"routes":[{"dst":"0.0.0.0/0"}]}},
+		{"type":"portmap","capabilities":{"portMappings":true},"snat":true}]}`,
+		n.number, n.number, n.path("ipam"), 200+n.number/250, n.number%250)
+}
+
+// binary is a program that make has built.
+func binary(t *testing.T, name string) string {
+	t.Helper()
+	build := os.Getenv("CRIO_BUILD")
+	if build == "" {
+		build = "../build"
+	}
+	path, err := filepath.Abs(filepath.Join(build, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Fatalf("%v: run make integration", err)
+	}
+	return path
+}
+
+// start runs the daemon and waits for its first answer.
+func (n *node) start() {
+	n.t.Helper()
+	cmd := exec.Command(binary(n.t, "race/crio"), "--config", n.path("crio.conf"), "--config-dir", n.path("crio.conf.d"))
+	cmd.Env = append(append(os.Environ(), "GORACE=halt_on_error=1"), n.env...)
+	cmd.Stderr = &n.output
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	ended := make(chan struct{})
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := cmd.Start(); err != nil {
+		n.t.Fatal(err)
+	}
+	n.daemon, n.ended = cmd, ended
+	go func() { _ = cmd.Wait(); close(ended) }()
+	n.await("the daemon's first answer", func() error {
+		select {
+		case <-ended:
+			n.t.Fatalf("the daemon ended: %s\n%s", cmd.ProcessState, n.output.String())
+		default:
+		}
+		_, err := n.Version(n.ctx(), &cri.VersionRequest{})
+		return err
+	})
+}
+
+// await repeats until check succeeds.
+func (n *node) await(what string, check func() error) {
+	n.t.Helper()
+	var err error
+	for end := time.Now().Add(waitTime); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if err = check(); err == nil {
+			return
+		}
+	}
+	n.t.Fatalf("%s does not come about: %v", what, err)
+}
+
+// kill ends the daemon as a crash does.
+func (n *node) kill() {
+	n.t.Helper()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := n.daemon.Process.Kill(); err != nil {
+		n.t.Fatal(err)
+	}
+	<-n.ended
+}
+
+// stop ends the daemon as systemd does, and returns its exit code.
+func (n *node) stop() int {
+	n.t.Helper()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := n.daemon.Process.Signal(syscall.SIGTERM); err != nil {
+		n.t.Fatal(err)
+	}
+	select {
+	case <-n.ended:
+	case <-time.After(waitTime):
+		_ = n.daemon.Process.Signal(syscall.SIGQUIT)
+		<-n.ended
+		n.t.Errorf("the daemon does not end on SIGTERM")
+	}
+	return n.daemon.ProcessState.ExitCode()
+}
+
+func (n *node) running() bool {
+	select {
+	case <-n.ended:
+		return false
+	default:
+		return true
+	}
+}
+
+func (n *node) connect() {
+	n.t.Helper()
+	conn, err := grpc.NewClient("passthrough:///crio", grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(80<<20)),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return sys.Dial(ctx, n.socket) }))
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.conn, n.RuntimeServiceClient, n.images = conn, cri.NewRuntimeServiceClient(conn), cri.NewImageServiceClient(conn)
+}
+
+// ctx bounds one call.
+func (n *node) ctx() context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	n.t.Cleanup(cancel)
+	return ctx
+}
+
+// close removes every pod, compares the inventories, and ends the daemon.
+func (n *node) close() {
+	n.t.Helper()
+	if n.running() {
+		n.removeAll()
+		if n.before != nil {
+			n.compare(n.before)
+		}
+		n.conn.Close()
+		if code := n.stop(); code != 0 {
+			n.t.Errorf("the daemon's exit code is %d", code)
+		}
+	}
+	if n.t.Failed() {
+		n.t.Logf("the daemon's log:\n%s", n.output.String())
+	}
+	if strings.Contains(n.output.String(), "DATA RACE") {
+		n.t.Errorf("the daemon has a data race:\n%s", n.output.String())
+	}
+	_ = sys.Unmount(n.path("storage/overlay"))
+	if out, err := exec.Command("ip", "link", "del", fmt.Sprintf("crio-t%d", n.number)).CombinedOutput(); err != nil && !bytes.Contains(out, []byte("Cannot find")) {
+		n.t.Errorf("bridge: %v: %s", err, out)
+	}
+}
+
+func (n *node) removeAll() {
+	n.t.Helper()
+	list, err := n.ListPodSandbox(n.ctx(), &cri.ListPodSandboxRequest{})
+	if err != nil {
+		n.t.Errorf("list: %v", err)
+	}
+	for _, s := range list.GetItems() {
+		if _, err := n.StopPodSandbox(n.ctx(), &cri.StopPodSandboxRequest{PodSandboxId: s.GetId()}); err != nil {
+			n.t.Errorf("stop pod: %v", err)
+		}
+		if _, err := n.RemovePodSandbox(n.ctx(), &cri.RemovePodSandboxRequest{PodSandboxId: s.GetId()}); err != nil {
+			n.t.Errorf("remove pod: %v", err)
+		}
+	}
+}
+
+// status asks what `crio status` asks.
+func (n *node) status() server.StatusReport {
+	n.t.Helper()
+	client := http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return sys.Dial(ctx, n.socket) },
+	}}
+	answer, err := client.Get("http://crio/debug/status")
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	var report server.StatusReport
+	if err := json.NewDecoder(answer.Body).Decode(&report); err != nil {
+		n.t.Fatal(err)
+	}
+	return report
+}
