@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
-	"sync"
 	"syscall"
 	"time"
 
@@ -21,7 +20,7 @@ const (
 
 // containerUsage remembers the last walk over what containers wrote.
 type containerUsage struct {
-	mu   sync.Mutex // held over a walk: one at a time; only FsInfo takes it
+	turn chan struct{} // holds a value while a walk runs: one at a time
 	last Usage
 	next time.Time // when last is too old
 }
@@ -45,8 +44,12 @@ func (s *Store) FsInfo(ctx context.Context) (FsInfo, error) {
 
 func (s *Store) containerFs(ctx context.Context) (Usage, error) {
 	u := &s.usage
-	u.mu.Lock()
-	defer u.mu.Unlock()
+	select {
+	case u.turn <- struct{}{}:
+		defer func() { <-u.turn }()
+	case <-ctx.Done():
+		return Usage{}, ctx.Err()
+	}
 	begun := time.Now()
 	if begun.Before(u.next) {
 		return u.last, nil

@@ -3,6 +3,7 @@ package image
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,8 +18,9 @@ import (
 // before it makes them, and drops its notes after a syncfs. Notes that are there
 // at start name the layers to distrust.
 
-// journal is one pull's list of layers that may not be on the disk.
-type journal struct{ path string }
+// journal is one pull's list of layers that may not be on the disk. Its lock
+// (flock(2)) tells another daemon that starts on the same store to leave it alone.
+type journal struct{ file *os.File }
 
 // bootIDFile changes with every boot (random(4)).
 const bootIDFile = "/proc/sys/kernel/random/boot_id"
@@ -45,29 +47,37 @@ func (s *Store) openJournal() (*journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("note layers of the pull: %w", err)
 	}
-	return &journal{path: f.Name()}, f.Close()
+	j := &journal{file: f}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		j.discard()
+		return nil, fmt.Errorf("note layers of the pull: lock %s: %w", f.Name(), err)
+	}
+	return j, nil
 }
 
-// add is called by several goroutines: a short O_APPEND write is one piece.
+// add may be called by several goroutines.
 func (j *journal) add(layerID string) error {
-	f, err := os.OpenFile(j.path, os.O_WRONLY|os.O_APPEND, 0)
+	_, err := j.file.WriteString(layerID + "\n")
+	if err == nil {
+		err = j.file.Sync()
+	}
+	if err == nil {
+		err = syncDir(filepath.Dir(j.file.Name()))
+	}
 	if err != nil {
-		return fmt.Errorf("note layer %s: %w", layerID, err)
-	}
-	_, err = f.WriteString(layerID + "\n")
-	if err == nil {
-		err = f.Sync()
-	}
-	if err == nil {
-		err = syncDir(filepath.Dir(j.path))
-	}
-	if err := errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("note layer %s: %w", layerID, err)
 	}
 	return nil
 }
 
-func (j *journal) discard() { _ = os.Remove(j.path) }
+// discard deletes the notes: their layers are on the disk.
+func (j *journal) discard() {
+	_ = os.Remove(j.file.Name())
+	j.close()
+}
+
+// close keeps the notes for the next start.
+func (j *journal) close() { _ = j.file.Close() }
 
 func syncDir(path string) error {
 	d, err := os.Open(path)
@@ -106,11 +116,26 @@ func (s *Store) recoverPulls() error {
 		return err
 	}
 	var distrusted []string
+	var abandoned []*journal
+	defer func() {
+		for _, j := range abandoned {
+			j.close()
+		}
+	}()
 	for _, e := range entries {
+		f, err := os.Open(filepath.Join(s.journalDir(), e.Name()))
+		if err != nil {
+			return fmt.Errorf("read notes of pulls: %w", err)
+		}
+		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+			_ = f.Close() // a pull of another daemon that runs
+			continue
+		}
+		abandoned = append(abandoned, &journal{file: f})
 		if strings.HasPrefix(e.Name(), boot+".") {
 			continue
 		}
-		data, err := os.ReadFile(filepath.Join(s.journalDir(), e.Name()))
+		data, err := io.ReadAll(f)
 		if err != nil {
 			return fmt.Errorf("read notes of pulls: %w", err)
 		}
@@ -120,8 +145,8 @@ func (s *Store) recoverPulls() error {
 	if err := s.syncDisk(); err != nil {
 		return err
 	}
-	for _, e := range entries {
-		(&journal{path: filepath.Join(s.journalDir(), e.Name())}).discard()
+	for _, j := range abandoned {
+		j.discard()
 	}
 	return nil
 }

@@ -216,9 +216,11 @@ func (s *Store) fetch(ctx context.Context, name reference.Named, cred Credential
 	}
 	defer func() {
 		// Also after a failure: finished layers stay for the next try to reuse.
-		if syncErr := s.syncDisk(); syncErr == nil {
-			notes.discard()
+		if s.syncDisk() != nil {
+			notes.close()
+			return
 		}
+		notes.discard()
 	}()
 	m := newMeter()
 	store := &meteredStore{Store: s.store, ctx: ctx, meter: m, note: notes.add, sync: s.syncDisk}
@@ -228,7 +230,9 @@ func (s *Store) fetch(ctx context.Context, name reference.Named, cred Credential
 	}
 	go m.watch(ctx, s.options.StallTimeout, cancel)
 	progress := make(chan types.ProgressProperties)
-	go drain(ctx, progress, m)
+	copied := make(chan struct{})
+	defer close(copied)
+	go drain(copied, progress, m)
 
 	sys := s.system()
 	cred.apply(sys, name)
@@ -236,8 +240,7 @@ func (s *Store) fetch(ctx context.Context, name reference.Named, cred Credential
 	_, err = copy.Image(ctx, trust, target, source, &copy.Options{
 		SourceCtx: sys, DestinationCtx: s.system(),
 		Progress: progress, ProgressInterval: min(time.Second, s.options.StallTimeout/4),
-		ReportResolvedReference:               &resolved,
-		OptimizeDestinationImageAlreadyExists: true,
+		ReportResolvedReference: &resolved,
 	})
 	if err != nil {
 		return "", err
@@ -249,14 +252,15 @@ func (s *Store) fetch(ctx context.Context, name reference.Named, cred Credential
 	return img.ID, nil
 }
 
-// drain feeds the meter with what comes from the network until ctx ends. The
-// library blocks on a channel that nobody reads, so it is read to the end.
-func drain(ctx context.Context, progress <-chan types.ProgressProperties, m *meter) {
+// drain feeds the meter with what comes from the network until the copy has
+// returned. Not until its context ends: a cancelled copy still reports, and
+// blocks for ever on a channel that nobody reads.
+func drain(copied <-chan struct{}, progress <-chan types.ProgressProperties, m *meter) {
 	for {
 		select {
 		case <-progress:
 			m.touch()
-		case <-ctx.Done():
+		case <-copied:
 			return
 		}
 	}

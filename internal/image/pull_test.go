@@ -234,13 +234,11 @@ func TestStalledDownloadEnds(t *testing.T) {
 	img := fixture.BuildImage(t, fixture.ImageSpec{Layers: [][]fixture.File{{{Path: "big", Data: noise(1<<20, 2)}}}})
 	r.Push(t, "a", "v1", img)
 	blob := digest.FromBytes(img.Layers[0]).String()
-	release := make(chan struct{})
-	t.Cleanup(func() { close(release) })
 	p, o := startProxy(t, r, func(w http.ResponseWriter, req *http.Request, _ int) bool {
 		if !strings.HasSuffix(req.URL.Path, blob) {
 			return false
 		}
-		cut(t, w, img.Layers[0], 1000, release)
+		cut(t, w, img.Layers[0], 1000, req.Context().Done())
 		return true
 	})
 	o.StallTimeout = 700 * time.Millisecond
