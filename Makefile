@@ -1,5 +1,5 @@
 # crio: "make demo" shows it, "make test" tests it, "make install" installs it.
-PREFIX ?= /usr/local
+PREFIX ?= /usr
 BUILD := $(CURDIR)/build
 TAGS := containers_image_openpgp exclude_graphdriver_btrfs
 PATH := $(PATH):/usr/local/go/bin
@@ -68,7 +68,7 @@ install: all
 	install -D -m 644 completions/_crio $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_crio
 	install -D -m 644 completions/crio.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/crio.fish
 	install -D -m 644 contrib/systemd/crio.service $(DESTDIR)$(PREFIX)/lib/systemd/system/crio.service
-	sed -i 's|^ExecStart=/usr/local/|ExecStart=$(PREFIX)/|' $(DESTDIR)$(PREFIX)/lib/systemd/system/crio.service
+	sed -i 's|^ExecStart=/usr/|ExecStart=$(PREFIX)/|' $(DESTDIR)$(PREFIX)/lib/systemd/system/crio.service
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/crio crio.conf.example contrib/crictl.yaml contrib/cni/10-crio-bridge.conflist
 
 clean:

@@ -52,14 +52,17 @@ _crio() {
     :--network-dir|:--cni-config-dir) compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
     :--plugin-dirs|:--cni-plugin-dir) compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
     :--cache-dir|:--cni-cache-dir) compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
+    status:--output|status:-o) return ;;
+    selftest:--output|selftest:-o) return ;;
+    selftest:--image) return ;;
     esac
     case $command in
     "") words="config version completion status selftest --config -c --config-dir -d --root --runroot --storage-driver --storage-option --storage-opt --log-dir --state-dir --run-dir --listen --grpc-max-send-msg-size --grpc-max-recv-msg-size --default-runtime --conmon --pause-path --conmon-cgroup --default-env --default-ulimits --default-capabilities --default-sysctls --seccomp-profile --apparmor-profile --cgroup-manager --log-level --log-size-max --read-only --ctr-stop-timeout --pids-limit --default-transport --global-auth-file --pinned-images --signature-policy --big-files-temporary-dir --pull-progress-timeout --short-name-mode --registries-conf --registries-conf-dir --certs-dir --cni-default-network --network-dir --cni-config-dir --plugin-dirs --cni-plugin-dir --cache-dir --cni-cache-dir --help -h --version -v" ;;
     "config") words="--default --help -h" ;;
     "version") words="--json -j --help -h" ;;
     "completion") words="bash zsh fish --help -h" ;;
-    "status") words="--help -h" ;;
-    "selftest") words="--help -h" ;;
+    "status") words="--output -o --help -h" ;;
+    "selftest") words="--output -o --image --standalone --help -h" ;;
     esac
     mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
 }

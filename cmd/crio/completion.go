@@ -13,13 +13,13 @@ import (
 
 func completionCommand() *cli.Command {
 	shell := func(name string, write func(io.Writer, []completedCommand) error) *cli.Command {
-		return &cli.Command{Name: name, Usage: "For " + name, Action: func(c *cli.Context) error {
+		return &cli.Command{Name: name, Usage: "for " + name, Action: func(c *cli.Context) error {
 			return write(c.App.Writer, completed(newApp()))
 		}}
 	}
 	return &cli.Command{
 		Name:        "completion",
-		Usage:       "Print the completion script of a shell: bash, zsh or fish",
+		Usage:       "print the completion script of a shell: bash, zsh or fish",
 		Subcommands: []*cli.Command{shell("bash", writeBash), shell("zsh", writeZsh), shell("fish", writeFish)},
 		Action: func(c *cli.Context) error {
 			return fmt.Errorf("completion: %q is no shell: name bash, zsh or fish", c.Args().First())
@@ -39,6 +39,7 @@ type completedFlag struct {
 	names      []string // with dashes
 	usage      string
 	takesValue bool
+	repeats    bool
 	path       bool
 	choices    []string
 }
@@ -54,7 +55,7 @@ func completed(app *cli.App) []completedCommand {
 	for i, f := range root.flags {
 		root.flags[i].choices = choices[f.names[0]]
 	}
-	root.flags = append(root.flags, completedFlag{names: []string{"--version", "-v"}, usage: "Print the version"})
+	root.flags = append(root.flags, completedFlag{names: []string{"--version", "-v"}, usage: "print the version"})
 	commands := []completedCommand{root}
 	for _, c := range app.Commands {
 		if c.Hidden {
@@ -79,17 +80,19 @@ func completedFlags(flags []cli.Flag) []completedFlag {
 		}
 		if doc, ok := f.(cli.DocGenerationFlag); ok {
 			usage, _, _ := strings.Cut(doc.GetUsage(), envHintStart)
-			entry.usage, entry.takesValue = strings.TrimSuffix(usage, "."), doc.TakesValue()
+			// Backquotes mark the name of the value in the help.
+			entry.usage = strings.ReplaceAll(strings.TrimSuffix(usage, "."), "`", "")
+			entry.takesValue = doc.TakesValue()
 		}
 		switch f := f.(type) {
 		case *cli.StringFlag:
 			entry.path = f.TakesFile
 		case *cli.StringSliceFlag:
-			entry.path = f.TakesFile
+			entry.path, entry.repeats = f.TakesFile, true
 		}
 		all = append(all, entry)
 	}
-	return append(all, completedFlag{names: []string{"--help", "-h"}, usage: "Show help"})
+	return append(all, completedFlag{names: []string{"--help", "-h"}, usage: "show help"})
 }
 
 // script collects the lines of a completion script.
@@ -173,6 +176,9 @@ func writeZsh(w io.Writer, commands []completedCommand) error {
 				action = ":value: "
 			}
 			for _, name := range f.names {
+				if f.repeats {
+					name = "*" + name
+				}
 				s.line("        '%s[%s]%s' \\", name, quote.Replace(f.usage), action)
 			}
 		}
@@ -208,6 +214,8 @@ func writeZsh(w io.Writer, commands []completedCommand) error {
 	s.line("    esac")
 	s.line("}\n")
 	s.line("compdef _crio crio")
+	s.line("# The first time that zsh loads this file by its name, the file is the function.")
+	s.line("[[ $funcstack[1] == _crio ]] && _crio \"$@\"")
 	_, err := io.WriteString(w, s.String())
 	return err
 }

@@ -100,8 +100,8 @@ func flagTexts(c *cli.Context, f config.Field) []string {
 func configCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "config",
-		Usage: "Print the merged configuration, with where each value comes from",
-		Flags: []cli.Flag{&cli.BoolFlag{Name: "default", Usage: "Print the defaults instead"}},
+		Usage: "print the merged configuration, with where each value comes from",
+		Flags: []cli.Flag{&cli.BoolFlag{Name: "default", Usage: "print the defaults instead"}},
 		Action: func(c *cli.Context) error {
 			if c.Bool("default") {
 				return config.Print(c.App.Writer, config.Default())

@@ -27,7 +27,7 @@ func TestConfigMergesFilesVariablesAndFlags(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, text := range map[string]string{
-		file:                              "[crio]\nroot = '/file'\nrunroot = '/file-run'\nlog_dir = '/file-log'\n",
+		file:                              "[crio]\nroot = '/file'\nrunroot = '/file-run'\nstate_dir = '/file-log'\n",
 		filepath.Join(drops, "10-a.conf"): "[crio]\nrunroot = '/drop-run'\n",
 	} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -46,7 +46,7 @@ func TestConfigMergesFilesVariablesAndFlags(t *testing.T) {
 	for _, want := range []string{
 		"# From: --root\nroot = \"/flag\"\n",
 		"# From: " + filepath.Join(drops, "10-a.conf") + ":2\nrunroot = \"/drop-run\"\n",
-		"# From: " + file + ":4\nlog_dir = \"/file-log\"\n",
+		"# From: " + file + ":4\nstate_dir = \"/file-log\"\n",
 		"# From: CONTAINER_STATE_DIR\nstate_dir = \"/variable-state\"\n",
 		"# From: CONTAINER_PLUGIN_DIRS\nplugin_dirs = [\"/a\", \"/b\"]\n",
 		"# From: --storage-option\nstorage_option = [\"overlay.mountopt=nodev,metacopy=on\", \"x=1\"]\n",

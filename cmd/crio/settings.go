@@ -105,7 +105,7 @@ func findBeside(name, configured string, dirs ...string) (string, error) {
 		return configured, nil
 	}
 	if self, err := os.Executable(); err == nil {
-		dirs = append(dirs, filepath.Dir(self))
+		dirs = append(dirs, filepath.Dir(self), filepath.Join(filepath.Dir(self), "../libexec/crio"))
 	}
 	for _, dir := range append(dirs, libexec) {
 		path := filepath.Join(dir, name)

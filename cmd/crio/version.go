@@ -13,8 +13,8 @@ import (
 func versionCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "version",
-		Usage: "Print the version, and the Kubernetes and CRI versions that it is for",
-		Flags: []cli.Flag{&cli.BoolFlag{Name: "json", Aliases: []string{"j"}, Usage: "Print JSON"}},
+		Usage: "print the version, and the Kubernetes and CRI versions that it is for",
+		Flags: []cli.Flag{&cli.BoolFlag{Name: "json", Aliases: []string{"j"}, Usage: "print JSON"}},
 		Action: func(c *cli.Context) error {
 			// The JSON names are part of the command's interface.
 			info := struct {

@@ -24,7 +24,6 @@ type Config struct {
 	RunRoot        string   `toml:"runroot" rule:"abs" doc:"Directory of the storage library's volatile state. Must be lost at a reboot. Empty: as /etc/containers/storage.conf says."`
 	StorageDriver  string   `toml:"storage_driver" doc:"Storage driver for images and layers. Empty: as /etc/containers/storage.conf says."`
 	StorageOptions []string `toml:"storage_option" alias:"storage-opt" doc:"Options of the storage driver, each driver.name=value. Empty: as /etc/containers/storage.conf says."`
-	LogDir         string   `toml:"log_dir" rule:"abs,required" doc:"Directory for container logs of pods whose CRI config names no log directory."`
 	StateDir       string   `toml:"state_dir" rule:"abs,required" doc:"Directory of the records of pods and containers. Must survive a reboot. Not in CRI-O."`
 	RunDir         string   `toml:"run_dir" rule:"abs,required" doc:"Directory of bundles, namespaces, monitor sockets and exit records. Must be lost at a reboot, so a tmpfs. Not in CRI-O."`
 
@@ -49,18 +48,17 @@ type Runtime struct {
 	DefaultRuntime      string                    `toml:"default_runtime" rule:"required" doc:"The runtime handler of pods that name none. It must have a table [crio.runtime.runtimes.NAME]."`
 	Conmon              string                    `toml:"conmon" rule:"abs" doc:"Path of crio's container monitor. It is not CRI-O's conmon. Empty: conmon beside the crio executable, else in /usr/libexec/crio."`
 	PausePath           string                    `toml:"pause_path" rule:"abs" doc:"Path of the static pause program for pods that share their PID namespace. Empty: pause beside the monitor, else beside the crio executable, else in /usr/libexec/crio. Not in CRI-O."`
-	ConmonCgroup        string                    `toml:"conmon_cgroup" doc:"Cgroup of the monitors. Empty: one of its own for each monitor, beside the container's; pod: the same."`
+	ConmonCgroup        string                    `toml:"conmon_cgroup" doc:"Parent cgroup of the monitors: a slice or a path. Each monitor has a cgroup of its own in it. Empty: chosen by the cgroup manager."`
 	DefaultEnv          []string                  `toml:"default_env" rule:"env" doc:"Environment of every container, each NAME=value; the image and the pod override it."`
 	DefaultUlimits      []string                  `toml:"default_ulimits" rule:"ulimit" doc:"Resource limits of every container, each name=soft:hard, such as nofile=1024:2048; -1 is unlimited. Empty: the daemon's own."`
 	DefaultCapabilities []string                  `toml:"default_capabilities" rule:"capability" doc:"Capabilities of containers that are not privileged, before the pod adds and drops some."`
 	DefaultSysctls      []string                  `toml:"default_sysctls" rule:"sysctl" doc:"Sysctls of every pod, each name=value; the pod's own override them."`
 	SeccompProfile      string                    `toml:"seccomp_profile" rule:"abs" doc:"Seccomp profile (JSON) for RuntimeDefault. Empty: the built-in one."`
-	AppArmorProfile     string                    `toml:"apparmor_profile" doc:"AppArmor profile for RuntimeDefault. It must be loaded, except for crio-default."`
 	CgroupManager       string                    `toml:"cgroup_manager" rule:"required,oneof=systemd cgroupfs" doc:"Who makes cgroups: systemd or cgroupfs. The kubelet learns it over CRI."`
 	LogLevel            string                    `toml:"log_level" rule:"required,oneof=fatal panic error warn warning info debug trace" doc:"Least severe message that is logged: error, warn, info or debug. CRI-O's fatal and panic count as error, trace as debug."`
 	LogSizeMax          int64                     `toml:"log_size_max" rule:"logsize" doc:"Size in bytes at which a container's log starts over; at least 8192, or -1 for no limit. The kubelet rotates logs on its own."`
 	ReadOnly            bool                      `toml:"read_only" doc:"Make the root file system of every container read-only."`
-	CtrStopTimeout      int64                     `toml:"ctr_stop_timeout" rule:"nonnegative" doc:"Grace period in seconds for stops that come from the daemon itself."`
+	CtrStopTimeout      int64                     `toml:"ctr_stop_timeout" rule:"nonnegative" doc:"Seconds that a stop waits for a container to be gone once it is killed. The grace period before is the kubelet's."`
 	PidsLimit           int64                     `toml:"pids_limit" rule:"limit" doc:"Largest number of processes in one container, or -1 for no limit. The kubelet limits the pod."`
 	Runtimes            map[string]RuntimeHandler `toml:"runtimes" doc:"The runtime handlers: what a RuntimeClass names."`
 }
@@ -111,7 +109,6 @@ func Default() *Config {
 	return &Config{
 		Root:     "/var/lib/containers/storage",
 		RunRoot:  "/run/containers/storage",
-		LogDir:   "/var/log/crio/pods",
 		StateDir: "/var/lib/crio",
 		RunDir:   "/run/crio",
 		API: API{
@@ -125,13 +122,12 @@ func Default() *Config {
 				"CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "SETGID", "SETUID",
 				"SETPCAP", "NET_BIND_SERVICE", "KILL",
 			},
-			AppArmorProfile: "crio-default",
-			CgroupManager:   "systemd",
-			LogLevel:        "info",
-			LogSizeMax:      -1,
-			CtrStopTimeout:  30,
-			PidsLimit:       -1,
-			Runtimes:        map[string]RuntimeHandler{defaultHandler: newHandler()},
+			CgroupManager:  "systemd",
+			LogLevel:       "info",
+			LogSizeMax:     -1,
+			CtrStopTimeout: 30,
+			PidsLimit:      -1,
+			Runtimes:       map[string]RuntimeHandler{defaultHandler: newHandler()},
 		},
 		Image: Image{
 			DefaultTransport: "docker://",

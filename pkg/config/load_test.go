@@ -27,7 +27,7 @@ func TestLaterLayersWin(t *testing.T) {
 [crio]
 root = "/file"
 storage_option = ["a=1", "b=2"]
-log_dir = "/file/logs"
+state_dir = "/file/state"
 [crio.runtime]
 log_level = "warn"
 [crio.runtime.runtimes.crun]
@@ -67,7 +67,7 @@ pull_progress_timeout = "90s"
 	}{
 		{"crio.root", c.Root, "/second", second + ":2"},
 		{"crio.runroot", c.RunRoot, "/run/containers/storage", "default"},
-		{"crio.log_dir", c.LogDir, "/file/logs", file + ":5"},
+		{"crio.state_dir", c.StateDir, "/file/state", file + ":5"},
 		{"crio.storage_option", c.StorageOptions, []string{"c=3"}, first + ":2"},
 		{"crio.runtime.default_runtime", c.Runtime.DefaultRuntime, "crun", first + ":3"},
 		{"crio.runtime.runtimes", c.Runtime.Runtimes, handlers, "default"},

@@ -24,7 +24,7 @@ func TestValidateNamesKeyValueAndFix(t *testing.T) {
 		{"root of storage.conf", func(c *Config) { c.Root, c.RunRoot = "", "" }, ""},
 		{"no state directory", func(c *Config) { c.StateDir = "" }, "crio.state_dir: is empty: give it a value"},
 		{"NUL", func(c *Config) { c.StorageDriver = "a\x00b" }, "crio.storage_driver: \"a\\x00b\" has a NUL byte: remove it"},
-		{"NUL in path", func(c *Config) { c.LogDir = "/a\x00b" }, `crio.log_dir: "/a\x00b" has a NUL byte`},
+		{"NUL in path", func(c *Config) { c.StateDir = "/a\x00b" }, `crio.state_dir: "/a\x00b" has a NUL byte`},
 		{"one directory for both", func(c *Config) { c.RunDir = c.StateDir + "/" }, "crio.run_dir: \"/var/lib/crio/\" is crio.state_dir too"},
 		{"one storage for both", func(c *Config) { c.RunRoot = c.Root }, "crio.runroot:"},
 		{"socket as URL", func(c *Config) { c.API.Listen = "unix:///run/crio.sock" }, "crio.api.listen:"},
