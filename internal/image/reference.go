@@ -13,10 +13,8 @@ import (
 
 const dockerTransport = "docker://"
 
-// minIDPrefix keeps a short name that happens to be hexadecimal ("cafe") from
-// naming some image's ID: 12 digits are what tools print.
-const minIDPrefix = 12
-
+// hexDigits is an image's ID or a prefix of one. With less than the 12 digits that
+// tools print, a name that happens to be hexadecimal ("cafe") would be some image's ID.
 var hexDigits = regexp.MustCompile(`^[0-9a-f]{12,64}$`)
 
 func trimTransport(ref string) string {

@@ -121,11 +121,20 @@ func read(file string) (*libcni.NetworkConfigList, error) {
 	if err != nil {
 		return nil, err
 	}
-	conf, err := libcni.NetworkPluginConfFromBytes(data)
+	var plugin struct {
+		CNIVersion string `json:"cniVersion"`
+		Name       string `json:"name"`
+	}
+	if err := json.Unmarshal(data, &plugin); err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	asList, err := json.Marshal(map[string]any{
+		"cniVersion": plugin.CNIVersion, "name": plugin.Name, "plugins": []json.RawMessage{data},
+	})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
-	list, err := libcni.ConfListFromConf(conf)
+	list, err := libcni.NetworkConfFromBytes(asList)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}

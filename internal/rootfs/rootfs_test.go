@@ -73,13 +73,6 @@ func (n *node) open(t *testing.T) {
 	n.Store = st
 }
 
-// crash is what a kill -9 leaves: mounts stay, memory is gone.
-func (n *node) crash(t *testing.T) {
-	t.Helper()
-	n.Free()
-	n.open(t)
-}
-
 func mounts(t *testing.T, below string) (out []string) {
 	t.Helper()
 	data, err := os.ReadFile("/proc/self/mountinfo")

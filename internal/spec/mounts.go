@@ -44,15 +44,15 @@ func (b *builder) mounts() error {
 		}
 		return strings.Compare(x.Destination, y.Destination)
 	})
-	b.g.Spec().Mounts = all
+	b.g.Config.Mounts = all
 	if shared {
 		// rslave and rshared mounts need a root that receives events; rprivate, the
 		// runtime's default, would cut them off.
-		b.g.Spec().Linux.RootfsPropagation = "rslave"
+		b.g.Config.Linux.RootfsPropagation = "rslave"
 		if slices.ContainsFunc(b.Mounts, func(m Mount) bool {
 			return m.GetPropagation() == cri.MountPropagation_PROPAGATION_BIDIRECTIONAL
 		}) {
-			b.g.Spec().Linux.RootfsPropagation = "rshared"
+			b.g.Config.Linux.RootfsPropagation = "rshared"
 		}
 	}
 	return nil

@@ -25,11 +25,11 @@ func Pause(in Input) (*specs.Spec, error) {
 	g.ClearProcessEnv()
 	g.ClearProcessRlimits()
 	g.RemoveHostname()
-	g.Spec().Process.Capabilities = &specs.LinuxCapabilities{}
+	g.Config.Process.Capabilities = &specs.LinuxCapabilities{}
 	if err := b.namespaces(); err != nil {
 		return nil, err
 	}
-	g.Spec().Mounts = b.kernelMounts()[:1] // /proc, which the runtime itself needs
+	g.Config.Mounts = b.kernelMounts()[:1] // /proc, which the runtime itself needs
 	if err := b.devices(); err != nil {
 		return nil, err
 	}
@@ -42,5 +42,5 @@ func Pause(in Input) (*specs.Spec, error) {
 	if err := b.paths(); err != nil {
 		return nil, err
 	}
-	return g.Spec(), nil
+	return g.Config, nil
 }

@@ -22,7 +22,7 @@ const (
 // devices allows the runtime's own default nodes and those the pod asks for; a
 // privileged container may use any.
 func (b *builder) devices() error {
-	l := b.g.Spec().Linux
+	l := b.g.Config.Linux
 	l.Devices = nil
 	l.Resources = &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: b.privileged(), Access: "rwm"}}}
 	for _, d := range b.Devices {
@@ -50,7 +50,7 @@ func (b *builder) resources() error {
 	if err := b.oomScore(r.GetOomScoreAdj()); err != nil {
 		return err
 	}
-	return Resources(g.Spec().Linux.Resources, r, b.Node.CgroupV2)
+	return Resources(g.Config.Linux.Resources, r, b.Node.CgroupV2)
 }
 
 // Resources writes the fields that are set into out. A zero field is "not

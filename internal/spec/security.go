@@ -33,7 +33,7 @@ func (b *builder) capabilities() error {
 	if err != nil {
 		return err
 	}
-	b.g.Spec().Process.Capabilities = &specs.LinuxCapabilities{
+	b.g.Config.Process.Capabilities = &specs.LinuxCapabilities{
 		Bounding: set, Permitted: slices.Clone(set), Effective: slices.Clone(set),
 		Inheritable: slices.Clone(ambient), Ambient: ambient,
 	}
@@ -112,7 +112,8 @@ func SeccompProfile(s *cri.LinuxContainerSecurityContext) (*cri.SecurityProfile,
 	if p := s.GetSeccomp(); p != nil {
 		return checkProfile("seccomp", p)
 	}
-	return deprecatedProfile("seccomp_profile_path", s.GetSeccompProfilePath()) //nolint:staticcheck // older kubelets send it
+	//lint:ignore SA1019 older kubelets send it
+	return deprecatedProfile("seccomp_profile_path", s.GetSeccompProfilePath())
 }
 
 // AppArmorProfile is the same for AppArmor, where absent means RuntimeDefault.
@@ -120,7 +121,8 @@ func AppArmorProfile(s *cri.LinuxContainerSecurityContext) (*cri.SecurityProfile
 	if p := s.GetApparmor(); p != nil {
 		return checkProfile("apparmor", p)
 	}
-	name := s.GetApparmorProfile() //nolint:staticcheck // older kubelets send it
+	//lint:ignore SA1019 older kubelets send it
+	name := s.GetApparmorProfile()
 	if name == "" {
 		return &cri.SecurityProfile{ProfileType: cri.SecurityProfile_RuntimeDefault}, nil
 	}
@@ -146,11 +148,11 @@ func deprecatedProfile(field, value string) (*cri.SecurityProfile, error) {
 			ProfileType: cri.SecurityProfile_Localhost, LocalhostRef: strings.TrimPrefix(value, "localhost/"),
 		}, nil
 	}
-	return nil, fmt.Errorf("%s: %q is none of runtime/default, unconfined, localhost/...", field, value)
+	return nil, fmt.Errorf("%s: %q is none of runtime/default, unconfined and localhost/PATH", field, value)
 }
 
 func (b *builder) seccomp() error {
-	b.g.Spec().Linux.Seccomp = nil
+	b.g.Config.Linux.Seccomp = nil
 	if b.privileged() {
 		return nil
 	}
@@ -160,9 +162,9 @@ func (b *builder) seccomp() error {
 	}
 	switch profile.GetProfileType() {
 	case cri.SecurityProfile_RuntimeDefault:
-		b.g.Spec().Linux.Seccomp, err = seccomp.GetDefaultProfile(b.g.Spec())
+		b.g.Config.Linux.Seccomp, err = seccomp.GetDefaultProfile(b.g.Config)
 	case cri.SecurityProfile_Localhost:
-		b.g.Spec().Linux.Seccomp, err = seccomp.LoadProfile(string(b.SeccompProfile), b.g.Spec())
+		b.g.Config.Linux.Seccomp, err = seccomp.LoadProfile(string(b.SeccompProfile), b.g.Config)
 	}
 	if err != nil {
 		return fmt.Errorf("seccomp profile %q: %w", profile.GetLocalhostRef(), err)

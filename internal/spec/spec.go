@@ -117,7 +117,7 @@ func Container(in Input) (Result, error) {
 			return Result{}, err
 		}
 	}
-	return Result{Spec: g.Spec(), Clamped: b.clamped}, nil
+	return Result{Spec: g.Config, Clamped: b.clamped}, nil
 }
 
 // builder carries the input through the steps of one specification.
@@ -186,7 +186,7 @@ func (b *builder) environment() error {
 		}
 		env = append(env, kv.GetKey()+"="+string(kv.GetValue()))
 	}
-	b.g.Spec().Process.Env = lastWins(env)
+	b.g.Config.Process.Env = lastWins(env)
 	return nil
 }
 
@@ -256,7 +256,7 @@ func (b *builder) namespaces() error {
 		if ns.host {
 			continue
 		}
-		b.g.Spec().Linux.Namespaces = append(b.g.Spec().Linux.Namespaces, specs.LinuxNamespace{Type: ns.kind, Path: ns.path})
+		b.g.Config.Linux.Namespaces = append(b.g.Config.Linux.Namespaces, specs.LinuxNamespace{Type: ns.kind, Path: ns.path})
 	}
 	b.g.ClearLinuxSysctl()
 	for k, v := range b.Sysctls {
@@ -268,7 +268,7 @@ func (b *builder) namespaces() error {
 // paths hides parts of /proc and /sys as the pod says. Without a security context
 // there is nobody who chose to see them, so the safe list stands.
 func (b *builder) paths() error {
-	l := b.g.Spec().Linux
+	l := b.g.Config.Linux
 	switch {
 	case b.privileged():
 		l.MaskedPaths, l.ReadonlyPaths = nil, nil
