@@ -27,7 +27,7 @@ func TestConfigMergesFilesVariablesAndFlags(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, text := range map[string]string{
-		file:                              "[crio]\nroot = '/file'\nrunroot = '/file-run'\nstate_dir = '/file-log'\n",
+		file:                              "[crio]\nroot = '/file'\nrunroot = '/file-run'\nrun_dir = '/file-run'\n",
 		filepath.Join(drops, "10-a.conf"): "[crio]\nrunroot = '/drop-run'\n",
 	} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -46,7 +46,7 @@ func TestConfigMergesFilesVariablesAndFlags(t *testing.T) {
 	for _, want := range []string{
 		"# From: --root\nroot = \"/flag\"\n",
 		"# From: " + filepath.Join(drops, "10-a.conf") + ":2\nrunroot = \"/drop-run\"\n",
-		"# From: " + file + ":4\nstate_dir = \"/file-log\"\n",
+		"# From: " + file + ":4\nrun_dir = \"/file-run\"\n",
 		"# From: CONTAINER_STATE_DIR\nstate_dir = \"/variable-state\"\n",
 		"# From: CONTAINER_PLUGIN_DIRS\nplugin_dirs = [\"/a\", \"/b\"]\n",
 		"# From: --storage-option\nstorage_option = [\"overlay.mountopt=nodev,metacopy=on\", \"x=1\"]\n",
@@ -149,8 +149,8 @@ func TestBashCompletes(t *testing.T) {
 		{"crio|--log-level|=|w", "warn warning"},
 		{"crio|--log-level|=", "debug error fatal info panic trace warn warning"},
 		{"crio|--root|" + dir + "/", dir + "/a file"},
-		{"crio|--apparmor-profile|", ""},
-		{"crio|--apparmor-profile|config|vers", "version"},
+		{"crio|--default-ulimits|", ""},
+		{"crio|--default-ulimits|config|vers", "version"},
 		{"crio|--root|/x|config|--d", "--default"},
 		{"crio|completion|", "--help -h bash fish zsh"},
 		{"crio|version|--j", "--json"},

@@ -31,7 +31,7 @@ func selftestCommand() *cli.Command {
 			"built in and served on loopback, so that no network is needed. It leaves nothing behind.",
 		Flags: []cli.Flag{
 			outputFlag(),
-			&cli.StringFlag{Name: "image", Usage: "pull `REF` instead of the built-in image; it must run until it is stopped, and have /bin/sh"},
+			&cli.StringFlag{Name: "image", Usage: "pull `REF` instead of the built-in image; it must have /bin/sh and sleep"},
 			&cli.BoolFlag{Name: "standalone", Usage: "start a private daemon in a temporary directory first, with a network of its own"},
 		},
 		Action: func(c *cli.Context) error {
@@ -104,7 +104,7 @@ func standalone(ctx context.Context, cfg *config.Config, image string) (report s
 		return report, err
 	}
 	defer func() { err = errors.Join(err, restore()) }()
-	private, err := privateConfig(cfg, dir)
+	private, err := privateConfig(cfg, dir, image == "")
 	if err != nil {
 		return report, err
 	}
@@ -169,22 +169,25 @@ func leftovers(dir string) string {
 }
 
 // privateConfig is the node's configuration moved below dir. Its network is a pair of
-// interfaces for the pod alone, which leaves no bridge behind.
-func privateConfig(cfg *config.Config, dir string) (*config.Config, error) {
+// interfaces for the pod alone, which leaves no bridge behind. The built-in image is
+// unsigned, and so the node's trust policy counts for real ones alone.
+func privateConfig(cfg *config.Config, dir string, builtIn bool) (*config.Config, error) {
 	c := *cfg
 	c.Root, c.RunRoot = filepath.Join(dir, "storage"), filepath.Join(dir, "storage-run")
 	c.StateDir, c.RunDir = filepath.Join(dir, "state"), filepath.Join(dir, "run")
 	c.API.Listen = filepath.Join(dir, "crio.sock")
 	c.Network.NetworkDir, c.Network.CacheDir = filepath.Join(dir, "cni"), filepath.Join(dir, "cni-cache")
 	c.Network.CNIDefaultNetwork = ""
-	c.Image.RegistriesConf, c.Image.SignaturePolicy = filepath.Join(dir, "registries.conf"), filepath.Join(dir, "policy.json")
+	policy := filepath.Join(dir, "policy.json")
+	if builtIn {
+		c.Image.SignaturePolicy = policy
+	}
 	c.Runtime.LogLevel = "error"
 	if _, err := os.Stat("/run/systemd/system"); err != nil {
 		c.Runtime.CgroupManager = cgroup.Cgroupfs
 	}
 	for path, text := range map[string]string{
-		c.Image.RegistriesConf:  "[[registry]]\nlocation = \"127.0.0.1\"\ninsecure = true\n",
-		c.Image.SignaturePolicy: `{"default":[{"type":"insecureAcceptAnything"}]}`,
+		policy: `{"default":[{"type":"insecureAcceptAnything"}]}`,
 		filepath.Join(c.Network.NetworkDir, "selftest.conflist"): fmt.Sprintf(`{"cniVersion":"1.0.0","name":"crio-selftest","plugins":[
 			{"type":"ptp","ipam":{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":"10.255.249.0/29"}]]}}]}`, filepath.Join(dir, "ipam")),
 	} {

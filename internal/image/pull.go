@@ -9,6 +9,7 @@ import (
 	"go.podman.io/image/v5/copy"
 	"go.podman.io/image/v5/docker"
 	"go.podman.io/image/v5/docker/reference"
+	"go.podman.io/image/v5/pkg/sysregistriesv2"
 	storagetransport "go.podman.io/image/v5/storage"
 	"go.podman.io/image/v5/types"
 )
@@ -107,6 +108,9 @@ func (s *Store) forget(key pullKey, p *pull) {
 // pullAny tries the full names that a reference may stand for. Of several
 // failures the first one that is more than "not there" tells the kind.
 func (s *Store) pullAny(ctx context.Context, key pullKey) (string, error) {
+	// The library keeps what it once read; a node's owner who has changed
+	// registries.conf expects the next pull to know.
+	sysregistriesv2.InvalidateCache()
 	names, err := resolve(s.system(), key.ref)
 	if err != nil {
 		return "", err
@@ -236,6 +240,9 @@ func (s *Store) fetch(ctx context.Context, name reference.Named, cred Credential
 
 	sys := s.system()
 	cred.apply(sys, name)
+	if err := trustLoopback(sys, name); err != nil {
+		return "", err
+	}
 	var resolved types.ImageReference
 	_, err = copy.Image(ctx, trust, target, source, &copy.Options{
 		SourceCtx: sys, DestinationCtx: s.system(),

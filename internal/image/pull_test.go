@@ -77,6 +77,28 @@ func TestPullResultsOfPlainAndTLSRegistries(t *testing.T) {
 	}
 }
 
+// The self-test serves its image this way, and the node's owner has configured nothing.
+func TestPullFromLoopbackWithoutTLSNeedsNoConfiguration(t *testing.T) {
+	r := fixture.StartRegistry(t, fixture.RegistryOptions{})
+	img := small(t, "content")
+	ref := r.Push(t, "a/b", "v1", img)
+	o := options(t, r)
+	o.RegistriesConf = filepath.Join(t.TempDir(), "registries.conf")
+	write := func(text string) {
+		if err := os.WriteFile(o.RegistriesConf, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("")
+	pullOK(t, open(t, o), ref, img)
+
+	o.Root, o.RunRoot = o.Root+"2", o.RunRoot+"2"
+	write(fmt.Sprintf("[[registry]]\nlocation = %q\ninsecure = false\n", r.Host))
+	if _, err := open(t, o).Pull(t.Context(), ref, Credential{}); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("pull from a registry configured as secure: %v, want %v", err, ErrUnavailable)
+	}
+}
+
 func TestPullOfRegistryThatIsDown(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -2,12 +2,14 @@ package image
 
 import (
 	"fmt"
+	"net"
 	"net/url"
 	"regexp"
 	"strings"
 
 	"go.podman.io/image/v5/docker/reference"
 	"go.podman.io/image/v5/pkg/shortnames"
+	"go.podman.io/image/v5/pkg/sysregistriesv2"
 	"go.podman.io/image/v5/types"
 )
 
@@ -113,4 +115,26 @@ func canonicalHost(host string) string {
 		return "docker.io"
 	}
 	return strings.ToLower(host)
+}
+
+// trustLoopback takes a registry on this host without TLS, or with any certificate,
+// as docker and containerd do: who listens there is the node's owner. An entry for it
+// in registries.conf decides instead.
+func trustLoopback(sys *types.SystemContext, name reference.Named) error {
+	domain := reference.Domain(name)
+	host, _, err := net.SplitHostPort(domain)
+	if err != nil {
+		host = domain // without a port
+	}
+	if ip := net.ParseIP(strings.Trim(host, "[]")); host != "localhost" && !ip.IsLoopback() {
+		return nil
+	}
+	entry, err := sysregistriesv2.FindRegistry(sys, name.Name())
+	if err != nil {
+		return fmt.Errorf("registries.conf: %w", err)
+	}
+	if entry == nil {
+		sys.DockerInsecureSkipTLSVerify = types.OptionalBoolTrue
+	}
+	return nil
 }

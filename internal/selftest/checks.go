@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -47,10 +49,12 @@ const (
 // Check looks at the node and changes nothing.
 func Check(ctx context.Context, n Node) []Line {
 	lines := []Line{kernel(), overlay(), n.cgroups()}
-	for name, p := range n.Programs {
+	for _, name := range slices.Sorted(maps.Keys(n.Programs)) {
+		p := n.Programs[name]
 		lines = append(lines, verdict("program "+name, p.Path, p.Err, "run `make install`, or set its path in crio.conf"))
 	}
-	for name, r := range n.Runtimes {
+	for _, name := range slices.Sorted(maps.Keys(n.Runtimes)) {
+		r := n.Runtimes[name]
 		lines = append(lines, verdict("runtime "+name, r.Version, r.Err, "install it, or set runtime_path of its handler"))
 	}
 	lines = append(lines, verdict("cni", "a pod can be attached", n.Networks.Ready(ctx), "Debian: apt-get install containernetworking-plugins; then put a .conflist into network_dir"))
@@ -82,7 +86,7 @@ func kernel() Line {
 	if err == nil {
 		unix.Close(fd)
 	}
-	return verdict("kernel", unix.ByteSliceToString(u.Release[:]), err, "Linux 5.8 or newer is needed")
+	return verdict("kernel", unix.ByteSliceToString(u.Release[:]), err, "Linux 5.6 or newer is needed")
 }
 
 func overlay() Line {
