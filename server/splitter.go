@@ -5,6 +5,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // prefaceByte begins every HTTP/2 connection ("PRI * HTTP/2.0", RFC 9113 3.4). The
@@ -13,6 +15,10 @@ const prefaceByte = 'P'
 
 // firstByteTime bounds how long a client may be silent before we know what it speaks.
 const firstByteTime = 10 * time.Second
+
+// acceptAgain is the pause after an accept for which the process had no descriptor;
+// no event tells that there is one again.
+const acceptAgain = 50 * time.Millisecond
 
 // splitter hands the connections of one listener to a gRPC and an HTTP/1 server, by
 // their first byte: the kubelet's cAdvisor and crio status speak HTTP/1 on the CRI socket.
@@ -25,14 +31,19 @@ func newSplitter(l net.Listener) *splitter {
 	return &splitter{listener: l, grpc: newBranch(l), http: newBranch(l)}
 }
 
-// run accepts until the listener is closed.
+// run accepts until the listener is closed. Without a descriptor to spare it goes on
+// accepting later: the calls that run give theirs back.
 func (s *splitter) run() error {
 	for {
 		conn, err := s.listener.Accept()
-		if err != nil {
+		switch {
+		case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE), errors.Is(err, unix.ECONNABORTED):
+			<-time.After(acceptAgain)
+		case err != nil:
 			return err
+		default:
+			go s.sort(conn)
 		}
-		go s.sort(conn)
 	}
 }
 

@@ -66,8 +66,10 @@ type Pod struct {
 	CgroupParent string
 }
 
-// errUnserved: the daemon does not have the RPC.
-var errUnserved = errors.New("not served by this daemon")
+// skip is why a step had nothing to do.
+type skip string
+
+func (s skip) Error() string { return string(s) }
 
 // run is one pass through the life of a pod.
 type run struct {
@@ -152,7 +154,7 @@ func (r *run) step(ctx context.Context, name string, do func(context.Context) (s
 	detail, err := do(ctx)
 	line := Line{Name: name, Result: OK, Milliseconds: float64(time.Since(begun).Microseconds()) / 1000, Detail: detail}
 	switch {
-	case errors.Is(err, errUnserved):
+	case errors.As(err, new(skip)):
 		line.Result, line.Detail = Skip, err.Error()
 	case err != nil:
 		line.Result, line.Detail, line.Advice = Fail, status.Convert(err).Message(), advice(name, err)
@@ -276,7 +278,7 @@ func (r *run) exec(ctx context.Context) (string, error) {
 func (r *run) stats(ctx context.Context) (string, error) {
 	s, err := r.runtime.ContainerStats(ctx, &cri.ContainerStatsRequest{ContainerId: r.ctr})
 	if status.Code(err) == codes.Unimplemented {
-		return "", errUnserved
+		return "", skip("not served by this daemon")
 	}
 	if err != nil {
 		return "", err
@@ -286,7 +288,7 @@ func (r *run) stats(ctx context.Context) (string, error) {
 
 func (r *run) stop(ctx context.Context) (string, error) {
 	if r.ctr == "" {
-		return "", nil
+		return "", skip("there is none")
 	}
 	if _, err := r.runtime.StopContainer(ctx, &cri.StopContainerRequest{ContainerId: r.ctr, Timeout: 10}); err != nil {
 		return "", err
@@ -300,7 +302,7 @@ func (r *run) stop(ctx context.Context) (string, error) {
 
 func (r *run) remove(ctx context.Context) (string, error) {
 	if r.ctr == "" {
-		return "", nil
+		return "", skip("there is none")
 	}
 	_, err := r.runtime.RemoveContainer(ctx, &cri.RemoveContainerRequest{ContainerId: r.ctr})
 	return "", err
@@ -308,7 +310,7 @@ func (r *run) remove(ctx context.Context) (string, error) {
 
 func (r *run) stopPod(ctx context.Context) (string, error) {
 	if r.box == "" {
-		return "", nil
+		return "", skip("there is none")
 	}
 	_, err := r.runtime.StopPodSandbox(ctx, &cri.StopPodSandboxRequest{PodSandboxId: r.box})
 	return "", err
@@ -316,7 +318,7 @@ func (r *run) stopPod(ctx context.Context) (string, error) {
 
 func (r *run) removePod(ctx context.Context) (string, error) {
 	if r.box == "" {
-		return "", nil
+		return "", skip("there is none")
 	}
 	_, err := r.runtime.RemovePodSandbox(ctx, &cri.RemovePodSandboxRequest{PodSandboxId: r.box})
 	return "", err
@@ -324,8 +326,11 @@ func (r *run) removePod(ctx context.Context) (string, error) {
 
 // removeImage leaves a real image, which may have been there before.
 func (r *run) removeImage(ctx context.Context) (string, error) {
-	if !r.builtIn() || r.imageID == "" {
-		return "kept", nil
+	if r.imageID == "" {
+		return "", skip("there is none")
+	}
+	if !r.builtIn() {
+		return "", skip("kept")
 	}
 	_, err := r.images.RemoveImage(ctx, &cri.RemoveImageRequest{Image: &cri.ImageSpec{Image: r.imageID}})
 	return "", err
