@@ -107,6 +107,9 @@ func Open(o Options) (*Store, error) {
 	if len(o.DriverOptions) > 0 {
 		so.GraphDriverOptions = o.DriverOptions
 	}
+	if err := mendLinks(so.GraphRoot, so.GraphDriverName); err != nil {
+		return nil, fmt.Errorf("open image store %s: %w", so.GraphRoot, err)
+	}
 	st, err := storage.GetStore(so)
 	if err != nil {
 		return nil, fmt.Errorf("open image store %s: %w", so.GraphRoot, nameDamage(so.GraphRoot, so.GraphDriverName, err))
