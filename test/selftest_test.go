@@ -90,9 +90,9 @@ func TestSelftestOfARunningDaemon(t *testing.T) {
 }
 
 func TestSelftestStandaloneLeavesNothing(t *testing.T) {
-	n, _ := readyNode(t, options{})
-	whole := func() (inv inventory) {
-		inv = n.inventory()
+	n, _ := readyNode(t, options{}) // which compares the rest of the inventory at the end
+	outside := func() inventory {
+		inv := inventory{}
 		for _, pattern := range []string{"/sys/fs/cgroup/*/crio.*", "/sys/fs/cgroup/crio.*", n.path("tmp/*")} {
 			found, err := filepath.Glob(pattern)
 			if err != nil {
@@ -109,15 +109,16 @@ func TestSelftestStandaloneLeavesNothing(t *testing.T) {
 		inv["forwarding "+string(forward)]++
 		return inv
 	}
-	before := whole()
+	before := outside()
 	report, code := n.selftestReport("--standalone")
 	if code != 0 {
 		t.Errorf("exit code %d", code)
 	}
 	wantSteps(t, report.Steps, "stats") // not served yet
-	for name, count := range whole() {
-		if count != before[name] && name != "goroutines" {
-			t.Errorf("%s: %d before, %d after", name, before[name], count)
+	for name, count := range outside() {
+		// Less may be there: an empty group that all daemons share goes with any of them.
+		if count > before[name] {
+			t.Errorf("left on the node: %s", name)
 		}
 	}
 }
