@@ -7,6 +7,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -41,6 +42,9 @@ type Tree struct {
 	own string
 }
 
+// base is where every distribution mounts the hierarchies.
+const base = "/sys/fs/cgroup"
+
 // wholeTree is the key of the v2 mount in Tree.roots.
 const wholeTree = ""
 
@@ -51,7 +55,6 @@ func Open(driver string) (*Tree, error) {
 		return nil, fmt.Errorf("cgroup_manager %q is neither %s nor %s", driver, Cgroupfs, Systemd)
 	}
 	t := &Tree{driver: driver, roots: map[string]string{}}
-	const base = "/sys/fs/cgroup"
 	var st unix.Statfs_t
 	if err := unix.Statfs(base, &st); err != nil {
 		return nil, fmt.Errorf("%s: %w", base, err)
@@ -62,21 +65,23 @@ func Open(driver string) (*Tree, error) {
 		t.own = own
 		return t, err
 	}
-	t.version = 1
-	return t, t.findV1()
-}
-
-// findV1 reads the mounts of v1 controllers from /proc/self/mountinfo (proc(5)).
-func (t *Tree) findV1() error {
 	f, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer f.Close()
-	for lines := bufio.NewScanner(f); lines.Scan(); {
+	t.version = 1
+	return t, t.findV1(f)
+}
+
+// findV1 reads the mounts of v1 controllers from mountinfo (proc(5)). Those elsewhere
+// are somebody's view of the same hierarchies, a chroot's perhaps, and may go away.
+func (t *Tree) findV1(mountinfo io.Reader) error {
+	lines := bufio.NewScanner(mountinfo)
+	for lines.Scan() {
 		before, after, ok := strings.Cut(lines.Text(), " - ")
 		fields, tail := strings.Fields(before), strings.Fields(after)
-		if !ok || len(fields) < 5 || len(tail) < 3 {
+		if !ok || len(fields) < 5 || len(tail) < 3 || !strings.HasPrefix(fields[4], base+"/") {
 			continue
 		}
 		if tail[0] == "cgroup2" {
@@ -91,6 +96,9 @@ func (t *Tree) findV1() error {
 				t.roots[option] = fields[4]
 			}
 		}
+	}
+	if err := lines.Err(); err != nil {
+		return fmt.Errorf("mountinfo: %w", err)
 	}
 	if t.roots["memory"] == "" || t.roots["pids"] == "" {
 		return errors.New("neither cgroup v2 nor the v1 controllers memory and pids are mounted below /sys/fs/cgroup")
@@ -182,7 +190,9 @@ func sliceName(parent string) (string, error) {
 		return defaultSlice, nil
 	}
 	name := path.Base(parent)
-	if !strings.HasSuffix(name, ".slice") || strings.Contains(name, ":") || strings.HasPrefix(name, "-") {
+	stem, ok := strings.CutSuffix(name, ".slice")
+	// systemd takes no slice with an empty part between its dashes.
+	if !ok || strings.Contains(name, ":") || slices.Contains(strings.Split(stem, "-"), "") {
 		return "", fmt.Errorf("cgroup parent %q: with the systemd driver its last part must be a slice, as in kubepods.slice", parent)
 	}
 	return name, nil

@@ -136,6 +136,10 @@ func (g Group) Pids() ([]int, error) {
 	var pids []int
 	err := walk(g.pids, func(dir string) error {
 		data, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+		if errors.Is(err, unix.EOPNOTSUPP) {
+			// Threaded (v2): the processes are listed further up, in the domain's group.
+			return nil
+		}
 		if err != nil {
 			return err
 		}
@@ -240,40 +244,79 @@ func (g Group) killV2(ctx context.Context) error {
 // it, thaws it, and waits for the processes by their pidfds. It repeats until none is left.
 func (g Group) killV1(ctx context.Context) error {
 	for {
-		g.freeze("FROZEN")
+		g.freeze()
 		fds, err := g.signalAll()
-		g.freeze("THAWED")
+		g.thaw()
 		for _, fd := range fds {
 			if err == nil {
 				err = pollFor(ctx, fd, unix.POLLIN)
 			}
-			unix.Close(fd)
 		}
-		if err != nil || len(fds) == 0 {
+		closeAll(fds)
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil || len(fds) > 0 {
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		// None was hit. That proves nothing where processes fork and end all the time.
+		if left, err := g.running(); err != nil || !left {
 			return err
 		}
 	}
 }
 
 // freeze is best effort: without it the loop around takes more rounds.
-func (g Group) freeze(state string) {
+func (g Group) freeze() {
 	if g.freezer != "" {
-		_ = os.WriteFile(filepath.Join(g.freezer, "freezer.state"), []byte(state), 0)
+		_ = os.WriteFile(filepath.Join(g.freezer, "freezer.state"), []byte("FROZEN"), 0)
 	}
 }
 
-// signalAll sends SIGKILL to every process and returns pidfds of those that have
-// not ended yet; the caller closes them. A pid is signalled only when the group
-// still lists it after its pidfd was opened, and so is no other's.
-func (g Group) signalAll() ([]int, error) {
-	before, err := g.Pids()
-	if err != nil || len(before) == 0 {
-		return nil, err
+// thaw reaches the groups inside, too: a daemon that died in Kill or an engine in the
+// container may have frozen one, and what is frozen does not die.
+func (g Group) thaw() {
+	if g.freezer == "" {
+		return
 	}
+	_ = walk(g.freezer, func(dir string) error {
+		_ = os.WriteFile(filepath.Join(dir, "freezer.state"), []byte("THAWED"), 0)
+		return nil
+	})
+}
+
+// signalBatch bounds the pidfds that are open at a time: a group may have more
+// processes than the daemon may have descriptors.
+const signalBatch = 64
+
+// signalAll sends SIGKILL to every process and returns pidfds of some that have not
+// ended yet, none only if all have; the caller closes them.
+func (g Group) signalAll() ([]int, error) {
+	pids, err := g.Pids()
+	var waitFor []int
+	for batch := range slices.Chunk(pids, signalBatch) {
+		if err != nil {
+			break
+		}
+		var fds []int
+		if fds, err = g.signal(batch); len(fds) > 0 {
+			closeAll(waitFor)
+			waitFor = fds
+		}
+	}
+	return waitFor, err
+}
+
+// signal sends SIGKILL and returns pidfds of those that have not ended yet. A pid is
+// signalled only when the group still lists it after its pidfd was opened, and so is
+// no other's.
+func (g Group) signal(pids []int) ([]int, error) {
 	byPid := map[int]int{}
-	for _, pid := range before {
-		fd, err := unix.PidfdOpen(pid, 0)
-		if err == nil {
+	for _, pid := range pids {
+		if fd, err := unix.PidfdOpen(pid, 0); err == nil {
 			byPid[pid] = fd
 		}
 	}
@@ -287,6 +330,18 @@ func (g Group) signalAll() ([]int, error) {
 		unix.Close(fd)
 	}
 	return fds, err
+}
+
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		unix.Close(fd)
+	}
+}
+
+// running tells whether a process is left that is not a zombie.
+func (g Group) running() (bool, error) {
+	pids, err := g.Pids()
+	return slices.ContainsFunc(pids, func(pid int) bool { return !zombie(pid) }), err
 }
 
 // zombie: such a process is still listed, but waits only for its parent.

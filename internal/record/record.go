@@ -28,13 +28,16 @@ const Version = 1
 // by default, but a pod's configuration of more than this does not exist.
 const maxSize = 16 << 20
 
-// Broken says why a record cannot be used. The file was moved to the quarantine.
+// Broken says why a record cannot be used. The file is in the quarantine, now or since
+// an earlier start: until somebody deletes it there, what it stands for may run.
 type Broken struct {
 	ID, Path string
 	Err      error
 }
 
 func (b Broken) Error() string { return fmt.Sprintf("record %s: %v", b.Path, b.Err) }
+
+var errSetAside = errors.New("set aside at an earlier start")
 
 // envelope is the file. Body is kept raw so that the checksum is over the bytes
 // as they lie on disk.
@@ -81,6 +84,9 @@ func (d *Dir) Save(id string, body any, durable Durable) error {
 	if err != nil {
 		return fmt.Errorf("record %s: %w", id, err)
 	}
+	if len(data) > maxSize {
+		return fmt.Errorf("record %s: %d bytes are more than the %d that would be read again", id, len(data), maxSize)
+	}
 	write := sys.WriteFile
 	if durable {
 		write = sys.WriteFileSync
@@ -104,20 +110,23 @@ func (d *Dir) Delete(id string) error {
 
 // LoadAll calls decode with each record's body. A record that cannot be read,
 // whose checksum is wrong or that decode refuses goes to the quarantine and is
-// returned; the error is for the directory itself.
+// returned, with those that are there already; the error is for the directory itself.
 func (d *Dir) LoadAll(decode func(id string, body []byte) (known any, err error)) ([]Broken, error) {
 	entries, err := os.ReadDir(d.path)
 	if err != nil {
 		return nil, fmt.Errorf("record directory %s: %w", d.path, err)
 	}
-	var broken []Broken
+	broken, err := d.quarantined()
+	if err != nil {
+		return nil, err
+	}
 	for _, entry := range entries {
 		id := entry.Name()
 		path := filepath.Join(d.path, id)
 		// A crash between write and rename leaves the new file; the old one rules.
-		if strings.HasPrefix(id, ".") {
+		if strings.HasPrefix(id, ".") && entry.Type().IsRegular() {
 			if err := os.Remove(path); err != nil {
-				return broken, fmt.Errorf("unfinished record %s: %w", path, err)
+				broken = append(broken, Broken{ID: id, Path: path, Err: fmt.Errorf("unfinished: %w", err)})
 			}
 			continue
 		}
@@ -128,6 +137,24 @@ func (d *Dir) LoadAll(decode func(id string, body []byte) (known any, err error)
 	}
 	return broken, nil
 }
+
+// quarantined are the records of this kind that were set aside before.
+func (d *Dir) quarantined() ([]Broken, error) {
+	entries, err := os.ReadDir(d.quarantine)
+	if err != nil {
+		return nil, fmt.Errorf("quarantine %s: %w", d.quarantine, err)
+	}
+	var broken []Broken
+	for _, entry := range entries {
+		if id, ok := strings.CutPrefix(entry.Name(), d.quarantineName("")); ok {
+			broken = append(broken, Broken{ID: id, Path: filepath.Join(d.quarantine, entry.Name()), Err: errSetAside})
+		}
+	}
+	return broken, nil
+}
+
+// quarantineName keeps the kinds apart in the quarantine that they share.
+func (d *Dir) quarantineName(id string) string { return filepath.Base(d.path) + "-" + id }
 
 func (d *Dir) load(id, path string, decode func(string, []byte) (any, error)) error {
 	info, err := os.Stat(path)
@@ -154,7 +181,7 @@ func (d *Dir) load(id, path string, decode func(string, []byte) (any, error)) er
 
 // setAside moves a record to the quarantine and returns where it is now.
 func (d *Dir) setAside(id string) (string, error) {
-	from, to := filepath.Join(d.path, id), filepath.Join(d.quarantine, filepath.Base(d.path)+"-"+id)
+	from, to := filepath.Join(d.path, id), filepath.Join(d.quarantine, d.quarantineName(id))
 	if err := os.Rename(from, to); err != nil {
 		return from, fmt.Errorf("quarantine: %w", err)
 	}

@@ -15,8 +15,13 @@ import (
 // pod's mounts from the shallowest to the deepest, so that none hides another.
 func (b *builder) mounts() error {
 	all := b.kernelMounts()
+	access := "rw"
+	if b.readonlyRoot() {
+		// Else a container whose root is read-only could rewrite what the whole pod reads.
+		access = "ro"
+	}
 	for target, source := range b.Files {
-		all = append(all, bind(source, target, "rw"))
+		all = append(all, bind(source, target, access))
 	}
 	all = append(all, bind(b.Shm, "/dev/shm", "rw", "nosuid", "nodev", "noexec"))
 	seen := map[string]bool{}

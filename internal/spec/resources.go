@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strconv"
@@ -56,25 +57,14 @@ func (b *builder) resources() error {
 // Resources writes the fields that are set into out. A zero field is "not
 // specified" (LinuxContainerResources) and leaves out as it is.
 func Resources(out *specs.LinuxResources, r *cri.LinuxContainerResources, cgroupV2 bool) error {
-	cpu := specs.LinuxCPU{Cpus: r.GetCpusetCpus(), Mems: r.GetCpusetMems()}
-	if v := r.GetCpuPeriod(); v != 0 {
-		cpu.Period = ptr(uint64(v))
+	if err := cpu(out, r); err != nil {
+		return err
 	}
-	if v := r.GetCpuQuota(); v != 0 {
-		cpu.Quota = ptr(v)
+	if err := memory(out, r); err != nil {
+		return err
 	}
-	if v := r.GetCpuShares(); v != 0 {
-		cpu.Shares = ptr(uint64(v))
-	}
-	out.CPU = &cpu
-	if limit := r.GetMemoryLimitInBytes(); limit != 0 {
-		out.Memory = &specs.LinuxMemory{Limit: ptr(limit)}
-	}
-	if swap := r.GetMemorySwapLimitInBytes(); swap != 0 {
-		if out.Memory == nil || (swap > 0 && swap < *out.Memory.Limit) {
-			return fmt.Errorf("resources: memory_swap_limit_in_bytes %d needs a memory_limit_in_bytes that is not above it", swap)
-		}
-		out.Memory.Swap = ptr(swap)
+	if len(r.GetHugepageLimits()) > 0 {
+		out.HugepageLimits = nil
 	}
 	for _, h := range r.GetHugepageLimits() {
 		out.HugepageLimits = append(out.HugepageLimits, specs.LinuxHugepageLimit{Pagesize: h.GetPageSize(), Limit: h.GetLimit()})
@@ -88,6 +78,48 @@ func Resources(out *specs.LinuxResources, r *cri.LinuxContainerResources, cgroup
 	return nil
 }
 
+func cpu(out *specs.LinuxResources, r *cri.LinuxContainerResources) error {
+	// As an unsigned number, which the specification has, they would be immense.
+	if r.GetCpuPeriod() < 0 || r.GetCpuShares() < 0 {
+		return fmt.Errorf("resources: cpu_period %d and cpu_shares %d must not be negative", r.GetCpuPeriod(), r.GetCpuShares())
+	}
+	c := *cmp.Or(out.CPU, &specs.LinuxCPU{})
+	c.Cpus = cmp.Or(r.GetCpusetCpus(), c.Cpus)
+	c.Mems = cmp.Or(r.GetCpusetMems(), c.Mems)
+	if v := r.GetCpuPeriod(); v != 0 {
+		c.Period = ptr(uint64(v))
+	}
+	if v := r.GetCpuQuota(); v != 0 {
+		c.Quota = ptr(v)
+	}
+	if v := r.GetCpuShares(); v != 0 {
+		c.Shares = ptr(uint64(v))
+	}
+	out.CPU = &c
+	return nil
+}
+
+func memory(out *specs.LinuxResources, r *cri.LinuxContainerResources) error {
+	limit, swap := r.GetMemoryLimitInBytes(), r.GetMemorySwapLimitInBytes()
+	if limit == 0 && swap == 0 {
+		return nil
+	}
+	m := *cmp.Or(out.Memory, &specs.LinuxMemory{})
+	if limit != 0 {
+		m.Limit = ptr(limit)
+	}
+	if swap != 0 {
+		m.Swap = ptr(swap)
+	}
+	// The limit is that of memory and swap together: the kernel refuses less than the
+	// memory with cgroup v1, the runtimes with v2.
+	if swap != 0 && (m.Limit == nil || (swap > 0 && swap < *m.Limit)) {
+		return fmt.Errorf("resources: memory_swap_limit_in_bytes %d needs a memory_limit_in_bytes that is not above it", swap)
+	}
+	out.Memory = &m
+	return nil
+}
+
 func (b *builder) oomScore(adj int64) error {
 	if adj < oomScoreAdjMin || adj > oomScoreAdjMax {
 		return fmt.Errorf("resources: oom_score_adj %d is not within %d to %d", adj, oomScoreAdjMin, oomScoreAdjMax)
@@ -98,6 +130,17 @@ func (b *builder) oomScore(adj int64) error {
 	}
 	b.g.SetProcessOOMScoreAdj(int(adj))
 	return nil
+}
+
+func (b *builder) rlimits() {
+	b.g.ClearProcessRlimits()
+	for _, l := range b.Node.Rlimits {
+		if most, bounded := b.Node.HardLimits[l.Type]; bounded && l.Hard > most {
+			b.clamp("%s %d: without CAP_SYS_RESOURCE the daemon cannot go above its own %d", l.Type, l.Hard, most)
+			l.Hard, l.Soft = most, min(l.Soft, most)
+		}
+		b.g.AddProcessRlimits(l.Type, l.Hard, l.Soft)
+	}
 }
 
 func ptr[T any](v T) *T { return &v }

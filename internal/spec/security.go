@@ -60,17 +60,21 @@ func (b *builder) capabilitySet() (set, ambient []string, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if ambientAll {
-		ambient = slices.Clone(b.Node.Capabilities)
-	}
-	if !dropAll {
+	// Where ALL is both dropped and added, the drop wins: what remains is what is named.
+	switch {
+	case dropAll:
+	case addAll:
+		set = slices.Clone(b.Node.Capabilities)
+	default:
 		if set, _, err = canonical("default_capabilities", b.Node.DefaultCapabilities); err != nil {
 			return nil, nil, err
 		}
 	}
-	if addAll {
-		set = slices.Clone(b.Node.Capabilities)
+	if ambientAll && !dropAll {
+		ambient = append(ambient, b.Node.Capabilities...)
 	}
+	slices.Sort(ambient)
+	ambient = slices.Compact(ambient)
 	set = append(append(set, add...), ambient...)
 	slices.Sort(set)
 	set = without(slices.Compact(set), drop)
@@ -130,6 +134,9 @@ func AppArmorProfile(s *cri.LinuxContainerSecurityContext) (*cri.SecurityProfile
 }
 
 func checkProfile(field string, p *cri.SecurityProfile) (*cri.SecurityProfile, error) {
+	if _, known := cri.SecurityProfile_ProfileType_name[int32(p.GetProfileType())]; !known {
+		return nil, fmt.Errorf("%s: profile type %d is unknown", field, p.GetProfileType())
+	}
 	local := p.GetProfileType() == cri.SecurityProfile_Localhost
 	if local != (p.GetLocalhostRef() != "") {
 		return nil, fmt.Errorf("%s: localhost_ref goes with the profile type Localhost, and only with it", field)
@@ -144,9 +151,9 @@ func deprecatedProfile(field, value string) (*cri.SecurityProfile, error) {
 	case value == "runtime/default":
 		return &cri.SecurityProfile{ProfileType: cri.SecurityProfile_RuntimeDefault}, nil
 	case strings.HasPrefix(value, "localhost/"):
-		return &cri.SecurityProfile{
+		return checkProfile(field, &cri.SecurityProfile{
 			ProfileType: cri.SecurityProfile_Localhost, LocalhostRef: strings.TrimPrefix(value, "localhost/"),
-		}, nil
+		})
 	}
 	return nil, fmt.Errorf("%s: %q is none of runtime/default, unconfined and localhost/PATH", field, value)
 }
@@ -160,14 +167,16 @@ func (b *builder) seccomp() error {
 	if err != nil {
 		return err
 	}
-	switch profile.GetProfileType() {
-	case cri.SecurityProfile_RuntimeDefault:
+	switch kind := profile.GetProfileType(); {
+	case kind == cri.SecurityProfile_Unconfined:
+		return nil
+	case kind == cri.SecurityProfile_RuntimeDefault && len(b.SeccompProfile) == 0:
 		b.g.Config.Linux.Seccomp, err = seccomp.GetDefaultProfile(b.g.Config)
-	case cri.SecurityProfile_Localhost:
+	default:
 		b.g.Config.Linux.Seccomp, err = seccomp.LoadProfile(string(b.SeccompProfile), b.g.Config)
 	}
 	if err != nil {
-		return fmt.Errorf("seccomp profile %q: %w", profile.GetLocalhostRef(), err)
+		return fmt.Errorf("seccomp profile %s %q: %w", profile.GetProfileType(), profile.GetLocalhostRef(), err)
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -36,6 +37,9 @@ type Node struct {
 	DefaultEnv []string
 	// Rlimits for every container.
 	Rlimits []specs.POSIXRlimit
+	// HardLimits are the daemon's own by their RLIMIT_ name: without CAP_SYS_RESOURCE
+	// nobody below it can have more. Those that it may raise are left out.
+	HardLimits map[string]uint64
 	// PidsLimit is the number of tasks; 0 or less is unlimited.
 	PidsLimit int64
 	// ReadOnly makes every root file system read-only.
@@ -84,7 +88,8 @@ type Input struct {
 	Mounts []Mount
 	// Devices are the pod's devices, and for a privileged container all of the node's.
 	Devices []Device
-	// SeccompProfile is the text of a Localhost profile.
+	// SeccompProfile is the text of a Localhost profile, or of the node's own
+	// RuntimeDefault; without one RuntimeDefault is the built-in profile.
 	SeccompProfile []byte
 	// Sysctls are set nowhere else; the pod's own are written into its pinned namespaces.
 	Sysctls map[string]string
@@ -130,6 +135,8 @@ type builder struct {
 
 func (b *builder) privileged() bool { return b.security.GetPrivileged() }
 
+func (b *builder) readonlyRoot() bool { return b.security.GetReadonlyRootfs() || b.Node.ReadOnly }
+
 func (b *builder) clamp(format string, args ...any) {
 	b.clamped = append(b.clamped, fmt.Sprintf(format, args...))
 }
@@ -142,7 +149,7 @@ func (b *builder) process() error {
 	g := b.g
 	g.SetOCIVersion(b.Node.OCIVersion)
 	g.SetRootPath(b.Rootfs)
-	g.SetRootReadonly(b.security.GetReadonlyRootfs() || b.Node.ReadOnly)
+	g.SetRootReadonly(b.readonlyRoot())
 	g.SetProcessArgs(args)
 	g.SetProcessCwd(WorkingDir(b.Config, b.Image))
 	g.SetProcessTerminal(b.Config.GetTty())
@@ -153,10 +160,7 @@ func (b *builder) process() error {
 		g.AddProcessAdditionalGid(gid)
 	}
 	g.SetProcessNoNewPrivileges(b.security.GetNoNewPrivs())
-	g.ClearProcessRlimits()
-	for _, l := range b.Node.Rlimits {
-		g.AddProcessRlimits(l.Type, l.Hard, l.Soft)
-	}
+	b.rlimits()
 	if b.Hostname != "" && !b.Namespaces.HostUTS && b.Namespaces.UTS == "" {
 		g.SetHostname(b.Hostname)
 	} else {
@@ -183,6 +187,10 @@ func (b *builder) environment() error {
 		}
 		if slices.Contains(kv.GetValue(), 0) {
 			return fmt.Errorf("envs: the value of %s contains a NUL byte", kv.GetKey())
+		}
+		if !utf8.Valid(kv.GetValue()) {
+			// The field is of bytes, but the specification is JSON.
+			b.clamp("envs: the value of %s is not UTF-8 and reaches the container with replacement characters", kv.GetKey())
 		}
 		env = append(env, kv.GetKey()+"="+string(kv.GetValue()))
 	}

@@ -32,10 +32,13 @@ func Signal(pid int, startTicks uint64, sig unix.Signal) error {
 		return nil
 	}
 	fd, err := unix.PidfdOpen(pid, 0)
-	if errors.Is(err, unix.ESRCH) {
+	switch {
+	case errors.Is(err, unix.ESRCH):
 		return nil
-	}
-	if err != nil {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.EINVAL):
+		// The pid is a thread's by now. Which of the two it is depends on the kernel.
+		return nil
+	case err != nil:
 		return fmt.Errorf("pidfd of %d: %w", pid, err)
 	}
 	defer unix.Close(fd)

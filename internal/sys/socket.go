@@ -17,9 +17,10 @@ import (
 // maxSocketPath is what fits sun_path with its terminating zero (unix(7)).
 const maxSocketPath = 107
 
-// Listen makes a stream socket at path, of any length, whose mode is perm and never
-// wider. A socket that nobody answers on any more is replaced; one that somebody
-// answers on is an error. Close leaves the file: it may be a successor's by then.
+// Listen makes a stream socket at path, whose mode is perm and never wider. The
+// directory may be of any length, the name in it of 80 bytes. A socket that nobody
+// answers on any more is replaced; one that somebody answers on is an error. Close
+// leaves the file: it may be a successor's by then.
 func Listen(path string, perm fs.FileMode) (*net.UnixListener, error) {
 	if err := removeStale(path); err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
@@ -91,7 +92,7 @@ func peer(conn net.Conn) string {
 	return pid
 }
 
-// Dial connects to the stream socket at path, of any length.
+// Dial connects to the stream socket at path, which may be as long as Listen's.
 func Dial(ctx context.Context, path string) (net.Conn, error) {
 	name, done, err := shortName(path)
 	if err != nil {
