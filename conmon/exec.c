@@ -18,12 +18,13 @@
 
 static int code_of(int status) { return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status); }
 
-/* Waits for one child. Others that end meanwhile are orphans of the command's, which
- * come to us where the container has no PID namespace of its own. */
-static int wait_for(pid_t pid, int *status)
+/* Waits for one child, of those that any names as waitpid(2) does: -1 takes in besides
+ * the orphans of the command, which come to us where the container has no PID
+ * namespace of its own. */
+static int wait_for(pid_t pid, pid_t any, int *status)
 {
 	for (;;) {
-		pid_t ended = waitpid(-1, status, 0);
+		pid_t ended = waitpid(any, status, 0);
 
 		if (ended == pid)
 			return 0;
@@ -67,12 +68,14 @@ int exec_main(int argc, char **argv)
 	/* The command holds the output now. Ours would keep it open after its end. */
 	close(1);
 	close(2);
-	if (wait_for(runtime, &status) < 0)
+	/* The runtime alone: a command that has ended already is ours with its status the
+	 * moment the runtime ends, and we do not know its pid yet. */
+	if (wait_for(runtime, runtime, &status) < 0)
 		return 125;
 	if (code_of(status) != 0)
 		return code_of(status); /* the runtime's log says why */
 	command = read_pid(pid_file);
-	if (command < 0 || wait_for(command, &status) < 0)
+	if (command < 0 || wait_for(command, -1, &status) < 0)
 		return 125;
 	return code_of(status);
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"time"
 
 	"go.podman.io/image/v5/copy"
@@ -90,8 +91,14 @@ func (s *Store) join(ref string, cred Credential) (*pull, pullKey, error) {
 			p.id, p.err = s.pullAny(ctx, key)
 			s.mu.Lock()
 			s.forget(key, p)
+			last := len(s.pulls) == 0
 			s.mu.Unlock()
 			close(p.done)
+			if last {
+				// A pull takes much memory for a moment, and the storage library leaves
+				// a pipe per layer to the collector.
+				debug.FreeOSMemory()
+			}
 		})
 	}
 	p.waiters++
