@@ -24,10 +24,10 @@ func TestExecOfACommandThatEndsBeforeTheRuntime(t *testing.T) {
 		t.Fatalf("%v: run make all", err)
 	}
 	pidFile := filepath.Join(t.TempDir(), "pid")
-	// The command's parent ends at once, and so the command is the reaper's child while
-	// the runtime still runs, which goes on until the command is a zombie or reaped.
+	// The command waits for the end of its parent, and so is the reaper's child while the
+	// runtime still runs, which goes on until the command is a zombie or reaped.
 	runtime := Runtime{Root: t.TempDir(), Path: script(t, fmt.Sprintf(`
-sh -c '(echo out; exit 42) & echo $! > %[1]s'
+sh -c '(while [ -e /proc/$$ ]; do :; done; echo out; exit 42) & echo $! > %[1]s'
 read -r pid < %[1]s
 while read -r _ _ state _ < /proc/$pid/stat && [ "$state" != Z ]; do :; done 2> /dev/null
 exit 0
