@@ -26,6 +26,7 @@ $(BUILD):
 
 # Debian, as root. Nothing is done where nothing is missing.
 deps:
+	@command -v $(GO) >/dev/null || { echo "there is no go: install Go 1.26 or newer, https://go.dev/dl"; exit 1; }
 	@missing='$(MISSING)'; [ -z "$$missing" ] || { echo "installing: $$missing"; \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; }
 

@@ -213,17 +213,24 @@ func saveForwarding() (restore func() error, err error) {
 
 func printReport(out io.Writer, r selftest.Report) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(w, "CHECK\tRESULT\t\t\n")
+	fmt.Fprintln(w, "CHECK\tRESULT")
 	for _, l := range r.Checks {
-		fmt.Fprintf(w, "%s\t%s\t%s\t\n", l.Name, l.Result, withAdvice(l))
+		fmt.Fprintf(w, "%s\t%s\t%s\n", l.Name, l.Result, withAdvice(l))
 	}
-	fmt.Fprintf(w, "\t\t\t\nSTEP\tRESULT\tMS\t\n")
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	fmt.Fprintln(w, "\nSTEP\tRESULT\tMS")
 	total := 0.0
 	for _, l := range r.Steps {
-		fmt.Fprintf(w, "%s\t%s\t%.1f\t%s\n", l.Name, l.Result, l.Milliseconds, withAdvice(l))
+		fmt.Fprintf(w, "%s\t%s\t%.1f", l.Name, l.Result, l.Milliseconds)
+		if text := withAdvice(l); text != "" {
+			fmt.Fprintf(w, "\t%s", text)
+		}
+		fmt.Fprintln(w)
 		total += l.Milliseconds
 	}
-	fmt.Fprintf(w, "all\t\t%.1f\t\n", total)
+	fmt.Fprintf(w, "all\t\t%.1f\n", total)
 	return w.Flush()
 }
 
