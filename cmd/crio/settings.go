@@ -131,6 +131,9 @@ func nodeSettings(cfg *config.Config) (engine.NodeSettings, error) {
 	if n.MinOOMScoreAdj, err = minOOMScoreAdj(n.Capabilities); err != nil {
 		return n, err
 	}
+	if n.HardLimits, err = hardLimits(n.Capabilities); err != nil {
+		return n, err
+	}
 	for _, ulimit := range r.DefaultUlimits {
 		limit, err := spec.Rlimit(ulimit)
 		if err != nil {
@@ -182,6 +185,29 @@ func minOOMScoreAdj(held []string) (int64, error) {
 		return 0, err
 	}
 	return strconv.ParseInt(strings.TrimSpace(string(data)), 10, 64)
+}
+
+// hardLimits are those that the daemon cannot raise for others: all without
+// CAP_SYS_RESOURCE, none with it (setrlimit(2)).
+func hardLimits(held []string) (map[string]uint64, error) {
+	limits := map[string]uint64{}
+	if slices.Contains(held, "CAP_SYS_RESOURCE") {
+		return limits, nil
+	}
+	for name, number := range map[string]int{
+		"RLIMIT_AS": unix.RLIMIT_AS, "RLIMIT_CORE": unix.RLIMIT_CORE, "RLIMIT_CPU": unix.RLIMIT_CPU, "RLIMIT_DATA": unix.RLIMIT_DATA,
+		"RLIMIT_FSIZE": unix.RLIMIT_FSIZE, "RLIMIT_LOCKS": unix.RLIMIT_LOCKS, "RLIMIT_MEMLOCK": unix.RLIMIT_MEMLOCK,
+		"RLIMIT_MSGQUEUE": unix.RLIMIT_MSGQUEUE, "RLIMIT_NICE": unix.RLIMIT_NICE, "RLIMIT_NOFILE": unix.RLIMIT_NOFILE,
+		"RLIMIT_NPROC": unix.RLIMIT_NPROC, "RLIMIT_RSS": unix.RLIMIT_RSS, "RLIMIT_RTPRIO": unix.RLIMIT_RTPRIO,
+		"RLIMIT_RTTIME": unix.RLIMIT_RTTIME, "RLIMIT_SIGPENDING": unix.RLIMIT_SIGPENDING, "RLIMIT_STACK": unix.RLIMIT_STACK,
+	} {
+		var limit unix.Rlimit
+		if err := unix.Getrlimit(number, &limit); err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		limits[name] = limit.Max
+	}
+	return limits, nil
 }
 
 func imageOptions(cfg *config.Config, log *slog.Logger) image.Options {

@@ -80,6 +80,7 @@ type NodeSettings struct {
 	DefaultCapabilities []string
 	DefaultEnv          []string
 	Rlimits             []specs.POSIXRlimit
+	HardLimits          map[string]uint64
 	PidsLimit           int64
 	ReadOnly            bool
 	AppArmor            bool
@@ -198,7 +199,7 @@ func (e *Engine) node(h Handler) spec.Node {
 		OCIVersion: h.Features.OCIVersion, RecursiveReadOnly: h.Features.RecursiveReadOnly,
 		CgroupV2: e.Cgroups.Version() == 2, Capabilities: n.Capabilities, MinOOMScoreAdj: n.MinOOMScoreAdj,
 		AppArmor: n.AppArmor, DefaultCapabilities: n.DefaultCapabilities, DefaultEnv: n.DefaultEnv,
-		Rlimits: n.Rlimits, PidsLimit: n.PidsLimit, ReadOnly: n.ReadOnly,
+		Rlimits: n.Rlimits, HardLimits: n.HardLimits, PidsLimit: n.PidsLimit, ReadOnly: n.ReadOnly,
 	}
 }
 

@@ -171,6 +171,9 @@ func (e *Engine) networkPod(v pod.Sandbox) network.Pod {
 			})
 		}
 	}
+	if d := v.Config.GetDnsConfig(); d != nil {
+		p.DNS = &network.DNS{Servers: d.GetServers(), Searches: d.GetSearches(), Options: d.GetOptions()}
+	}
 	return p
 }
 

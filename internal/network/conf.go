@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/containernetworking/cni/libcni"
+	"golang.org/x/sys/unix"
 )
 
 // loaded is the network in use, and what the directory looked like when it was read.
@@ -48,7 +49,8 @@ func (n *Network) current() (*loaded, error) {
 	return l, n.pluginsExist(l)
 }
 
-// fingerprint changes whenever a file of the directory does.
+// fingerprint changes whenever a file of the directory does, or of one in it: a list
+// may have its plugins in a directory of its name (CNI 1.1).
 func (n *Network) fingerprint() (string, error) {
 	entries, err := os.ReadDir(n.ConfDir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -58,14 +60,30 @@ func (n *Network) fingerprint() (string, error) {
 		return "", fmt.Errorf("CNI configuration: %w", err)
 	}
 	var b strings.Builder
-	for _, entry := range entries {
-		info, err := os.Stat(filepath.Join(n.ConfDir, entry.Name()))
-		if err != nil {
-			continue // a link to nowhere, or gone since
+	for _, dir := range describe(&b, n.ConfDir, entries) {
+		if inside, err := os.ReadDir(dir); err == nil {
+			describe(&b, dir, inside)
 		}
-		fmt.Fprintf(&b, "%s %d %d\n", entry.Name(), info.Size(), info.ModTime().UnixNano())
 	}
 	return b.String(), nil
+}
+
+// describe writes down the entries of a directory and returns those that are
+// directories. It goes by the time of change: tools that install files set the time
+// of modification as they like.
+func describe(b *strings.Builder, dir string, entries []fs.DirEntry) (dirs []string) {
+	for _, entry := range entries {
+		path := filepath.Join(dir, entry.Name())
+		var st unix.Stat_t
+		if unix.Stat(path, &st) != nil {
+			continue // a link to nowhere, or gone since
+		}
+		fmt.Fprintf(b, "%s %d %d %d.%d\n", path, st.Ino, st.Size, st.Ctim.Sec, st.Ctim.Nsec)
+		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+			dirs = append(dirs, path)
+		}
+	}
+	return dirs
 }
 
 // load takes the first file, by name, that is a valid network and has the name that
@@ -165,25 +183,36 @@ func check(file string, list *libcni.NetworkConfigList) error {
 	if len(list.Plugins) == 0 {
 		return fmt.Errorf("%s: it has no plugins", file)
 	}
-	for _, p := range list.Plugins {
-		if name := p.Network.Type; name == "" || name != filepath.Base(name) || name == "." || name == ".." {
+	for _, name := range binaries(list) {
+		if name == "" || name != filepath.Base(name) || name == "." || name == ".." {
 			return fmt.Errorf("%s: plugin type %q is not a file name", file, name)
 		}
 	}
 	return nil
 }
 
-// pluginsExist looks for the binaries of the chain, which a package may bring or
-// take away at any time.
+// binaries are the plugins of the chain and those that they call for addresses.
+func binaries(list *libcni.NetworkConfigList) []string {
+	var names []string
+	for _, p := range list.Plugins {
+		names = append(names, p.Network.Type)
+		if ipam := p.Network.IPAM.Type; ipam != "" {
+			names = append(names, ipam)
+		}
+	}
+	return names
+}
+
+// pluginsExist looks for the binaries, which a package may bring or take away at any time.
 func (n *Network) pluginsExist(l *loaded) error {
-	for _, p := range l.list.Plugins {
+	for _, name := range binaries(l.list) {
 		found := slices.ContainsFunc(n.PluginDirs, func(dir string) bool {
-			info, err := os.Stat(filepath.Join(dir, p.Network.Type))
+			info, err := os.Stat(filepath.Join(dir, name))
 			return err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0
 		})
 		if !found {
 			return fmt.Errorf("network %s (%s): plugin %q is in none of %s: install it or set plugin_dirs",
-				l.list.Name, l.file, p.Network.Type, strings.Join(n.PluginDirs, ", "))
+				l.list.Name, l.file, name, strings.Join(n.PluginDirs, ", "))
 		}
 	}
 	return nil

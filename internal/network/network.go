@@ -55,12 +55,21 @@ type Port struct {
 	ContainerPort int32  `json:"containerPort"`
 }
 
+// DNS is what the pod's resolver is told.
+type DNS struct {
+	Servers  []string `json:"servers,omitempty"`
+	Searches []string `json:"searches,omitempty"`
+	Options  []string `json:"options,omitempty"`
+}
+
 // Pod is what plugins are told of a pod.
 type Pod struct {
 	ID, Name, Namespace, UID string
 	// Netns is the path of the network namespace; "" when it is gone.
 	Netns string
 	Ports []Port
+	// DNS may be nil.
+	DNS *DNS
 }
 
 // Attachment is what a pod was attached with. The caller keeps it and gives it back to Del.
@@ -143,8 +152,12 @@ func runtimeConf(p Pod) *libcni.RuntimeConf {
 		},
 		CapabilityArgs: map[string]any{},
 	}
+	// The names are CNI's conventions (CONVENTIONS.md); a plugin gets those it declares.
 	if len(p.Ports) > 0 {
 		rt.CapabilityArgs["portMappings"] = p.Ports
+	}
+	if p.DNS != nil {
+		rt.CapabilityArgs["dns"] = p.DNS
 	}
 	return rt
 }

@@ -31,7 +31,8 @@ type Node struct {
 	RecursiveReadOnly bool
 	// AppArmor: the kernel has it enabled.
 	AppArmor bool
-	// DefaultCapabilities, with or without the CAP_ prefix, are given when the pod neither adds nor drops.
+	// DefaultCapabilities, with or without the CAP_ prefix, are what a pod adds to and drops
+	// from, unless it says ALL.
 	DefaultCapabilities []string
 	// DefaultEnv are KEY=VALUE pairs that image and pod may override.
 	DefaultEnv []string
