@@ -253,17 +253,17 @@ func (g Group) killV1(ctx context.Context) error {
 			}
 		}
 		closeAll(fds)
+		if err == nil && len(fds) == 0 {
+			// None was hit. That proves nothing where processes fork and end all the time.
+			var left bool
+			if left, err = g.running(); err == nil && !left {
+				return nil
+			}
+		}
 		if err == nil {
 			err = ctx.Err()
 		}
-		if err != nil || len(fds) > 0 {
-			if err != nil {
-				return err
-			}
-			continue
-		}
-		// None was hit. That proves nothing where processes fork and end all the time.
-		if left, err := g.running(); err != nil || !left {
+		if err != nil {
 			return err
 		}
 	}
@@ -293,7 +293,7 @@ func (g Group) thaw() {
 const signalBatch = 64
 
 // signalAll sends SIGKILL to every process and returns pidfds of some that have not
-// ended yet, none only if all have; the caller closes them.
+// ended yet; the caller closes them.
 func (g Group) signalAll() ([]int, error) {
 	pids, err := g.Pids()
 	var waitFor []int

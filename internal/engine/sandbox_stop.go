@@ -14,6 +14,17 @@ import (
 // StopSandbox ends every process of the sandbox and gives its network back. It
 // succeeds for one that is stopped or that does not exist.
 func (e *Engine) StopSandbox(ctx context.Context, id string) error {
+	return e.unmake(ctx, "stop sandbox", id, e.stopSandbox)
+}
+
+// RemoveSandbox removes the sandbox with its containers. It succeeds for one that
+// does not exist.
+func (e *Engine) RemoveSandbox(ctx context.Context, id string) error {
+	return e.unmake(ctx, "remove sandbox", id, e.removeSandbox)
+}
+
+// unmake runs do, in the sandbox's turn, as an operation that outlives ctx.
+func (e *Engine) unmake(ctx context.Context, kind, id string, do func(context.Context, *operation, *sandbox) error) error {
 	s, err := e.index.sandbox(id)
 	if fault.Of(err) == fault.NotFound {
 		return nil
@@ -22,8 +33,8 @@ func (e *Engine) StopSandbox(ctx context.Context, id string) error {
 		return err
 	}
 	id = s.snapshot().ID
-	_, err = e.run(ctx, opKey{"stop sandbox", id}, removeBudget, func(ctx context.Context, op *operation) (string, error) {
-		return id, s.queue.wait(func() error { return e.stopSandbox(ctx, op, s) })
+	_, err = e.run(ctx, opKey{kind, id}, removeBudget, func(ctx context.Context, op *operation) (string, error) {
+		return id, s.queue.wait(func() error { return do(ctx, op, s) })
 	})
 	return err
 }
@@ -95,23 +106,6 @@ func (e *Engine) deleteNetwork(ctx context.Context, v pod.Sandbox) error {
 		return fmt.Errorf("cni del %s: %w", v.ID, err)
 	}
 	return nil
-}
-
-// RemoveSandbox removes the sandbox with its containers. It succeeds for one that
-// does not exist.
-func (e *Engine) RemoveSandbox(ctx context.Context, id string) error {
-	s, err := e.index.sandbox(id)
-	if fault.Of(err) == fault.NotFound {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	id = s.snapshot().ID
-	_, err = e.run(ctx, opKey{"remove sandbox", id}, removeBudget, func(ctx context.Context, op *operation) (string, error) {
-		return id, s.queue.wait(func() error { return e.removeSandbox(ctx, op, s) })
-	})
-	return err
 }
 
 // removeSandbox is the teardown of a sandbox, for whatever reason it is unwanted:
