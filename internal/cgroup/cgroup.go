@@ -114,6 +114,16 @@ func controllers() []string {
 	}
 }
 
+// HasHugetlb tells whether huge pages can be limited: the controller is one that a
+// kernel or a machine may be without.
+func (t *Tree) HasHugetlb() bool {
+	if t.version == 1 {
+		return t.roots["hugetlb"] != ""
+	}
+	data, err := os.ReadFile(filepath.Join(t.roots[wholeTree], "cgroup.controllers"))
+	return err == nil && slices.Contains(strings.Fields(string(data)), "hugetlb")
+}
+
 func ownCgroup() (string, error) {
 	data, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {

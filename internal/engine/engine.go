@@ -197,7 +197,7 @@ func (e *Engine) node(h Handler) spec.Node {
 	n := e.Settings.Node
 	return spec.Node{
 		OCIVersion: h.Features.OCIVersion, RecursiveReadOnly: h.Features.RecursiveReadOnly,
-		CgroupV2: e.Cgroups.Version() == 2, Capabilities: n.Capabilities, MinOOMScoreAdj: n.MinOOMScoreAdj,
+		CgroupV2: e.Cgroups.Version() == 2, Hugetlb: e.Cgroups.HasHugetlb(), Capabilities: n.Capabilities, MinOOMScoreAdj: n.MinOOMScoreAdj,
 		AppArmor: n.AppArmor, DefaultCapabilities: n.DefaultCapabilities, DefaultEnv: n.DefaultEnv,
 		Rlimits: n.Rlimits, HardLimits: n.HardLimits, PidsLimit: n.PidsLimit, ReadOnly: n.ReadOnly,
 	}

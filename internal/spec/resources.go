@@ -51,7 +51,16 @@ func (b *builder) resources() error {
 	if err := b.oomScore(r.GetOomScoreAdj()); err != nil {
 		return err
 	}
-	return Resources(g.Config.Linux.Resources, r, b.Node.CgroupV2)
+	out := g.Config.Linux.Resources
+	if err := Resources(out, r, b.Node.CgroupV2); err != nil {
+		return err
+	}
+	// The kubelet sends a limit for every page size, mostly 0; the runtime refuses any.
+	if !b.Node.Hugetlb && len(out.HugepageLimits) > 0 {
+		b.clamp("hugepage_limits: the node has no hugetlb controller")
+		out.HugepageLimits = nil
+	}
+	return nil
 }
 
 // Resources writes the fields that are set into out. A zero field is "not

@@ -127,6 +127,26 @@ func TestOOMScoreAdj(t *testing.T) {
 	}
 }
 
+// The kubelet names every page size with the limit 0. Without the controller no
+// container could be started, since the runtime refuses to set a limit.
+func TestHugepageLimitsWithoutTheController(t *testing.T) {
+	asked := []*cri.HugepageLimit{{PageSize: "2MB"}, {PageSize: "1GB"}}
+	for _, there := range []bool{true, false} {
+		result, err := Container(podInput(func(in *Input) {
+			in.Node.Hugetlb = there
+			in.Config.Linux.Resources.HugepageLimits = asked
+		}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := len(result.Spec.Linux.Resources.HugepageLimits)
+		told := strings.Contains(strings.Join(result.Clamped, "\n"), "hugetlb")
+		if there && got != len(asked) || !there && got != 0 || told == there {
+			t.Errorf("controller there %t: %d limits, told %q", there, got, result.Clamped)
+		}
+	}
+}
+
 func TestRlimit(t *testing.T) {
 	const infinite = ^uint64(0)
 	for text, want := range map[string]specs.POSIXRlimit{

@@ -29,6 +29,8 @@ type Node struct {
 	MinOOMScoreAdj int64
 	// RecursiveReadOnly: the runtime knows the mount option "rro".
 	RecursiveReadOnly bool
+	// Hugetlb: the controller of huge pages is there.
+	Hugetlb bool
 	// AppArmor: the kernel has it enabled.
 	AppArmor bool
 	// DefaultCapabilities, with or without the CAP_ prefix, are what a pod adds to and drops
