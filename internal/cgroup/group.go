@@ -241,9 +241,14 @@ func (g Group) killV2(ctx context.Context) error {
 }
 
 // killV1 freezes the group where it can, so that no fork escapes, kills what is in
-// it, thaws it, and waits for the processes by their pidfds. It repeats until none is left.
+// it, thaws it, and waits for the processes by their pidfds. Only an empty list ends
+// it: where processes fork and end all the time, a round may hit none of them.
 func (g Group) killV1(ctx context.Context) error {
 	for {
+		pids, err := g.Pids()
+		if err != nil || len(pids) == 0 {
+			return err
+		}
 		g.freeze()
 		fds, err := g.signalAll()
 		g.thaw()
@@ -253,13 +258,6 @@ func (g Group) killV1(ctx context.Context) error {
 			}
 		}
 		closeAll(fds)
-		if err == nil && len(fds) == 0 {
-			// None was hit. That proves nothing where processes fork and end all the time.
-			var left bool
-			if left, err = g.running(); err == nil && !left {
-				return nil
-			}
-		}
 		if err == nil {
 			err = ctx.Err()
 		}
@@ -292,8 +290,8 @@ func (g Group) thaw() {
 // processes than the daemon may have descriptors.
 const signalBatch = 64
 
-// signalAll sends SIGKILL to every process and returns pidfds of some that have not
-// ended yet; the caller closes them.
+// signalAll sends SIGKILL to every process and returns pidfds of some of them; the
+// caller closes them.
 func (g Group) signalAll() ([]int, error) {
 	pids, err := g.Pids()
 	var waitFor []int
@@ -310,9 +308,8 @@ func (g Group) signalAll() ([]int, error) {
 	return waitFor, err
 }
 
-// signal sends SIGKILL and returns pidfds of those that have not ended yet. A pid is
-// signalled only when the group still lists it after its pidfd was opened, and so is
-// no other's.
+// signal sends SIGKILL and returns the pidfds of those that got it. A pid is signalled
+// only when the group still lists it after its pidfd was opened, and so is no other's.
 func (g Group) signal(pids []int) ([]int, error) {
 	byPid := map[int]int{}
 	for _, pid := range pids {
@@ -323,7 +320,7 @@ func (g Group) signal(pids []int) ([]int, error) {
 	after, err := g.Pids()
 	var fds []int
 	for pid, fd := range byPid {
-		if err == nil && slices.Contains(after, pid) && unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) == nil && !zombie(pid) {
+		if err == nil && slices.Contains(after, pid) && unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) == nil {
 			fds = append(fds, fd)
 			continue
 		}
@@ -336,22 +333,6 @@ func closeAll(fds []int) {
 	for _, fd := range fds {
 		unix.Close(fd)
 	}
-}
-
-// running tells whether a process is left that is not a zombie.
-func (g Group) running() (bool, error) {
-	pids, err := g.Pids()
-	return slices.ContainsFunc(pids, func(pid int) bool { return !zombie(pid) }), err
-}
-
-// zombie: such a process is still listed, but waits only for its parent.
-func zombie(pid int) bool {
-	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return true
-	}
-	_, rest, ok := strings.Cut(string(data[strings.LastIndexByte(string(data), ')')+1:]), " ")
-	return ok && (strings.HasPrefix(rest, "Z") || strings.HasPrefix(rest, "X"))
 }
 
 // pollFor waits for events on fd, or for ctx, whose end closes a pipe that is polled too.

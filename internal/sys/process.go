@@ -28,15 +28,13 @@ func Alive(pid int, startTicks uint64) bool {
 // Signal sends sig to the process that began at startTicks, and to no other that has
 // its pid meanwhile. nil when the process is gone.
 func Signal(pid int, startTicks uint64, sig unix.Signal) error {
-	if pid <= 0 {
-		return nil
-	}
 	fd, err := unix.PidfdOpen(pid, 0)
 	switch {
 	case errors.Is(err, unix.ESRCH):
 		return nil
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.EINVAL):
-		// The pid is a thread's by now. Which of the two it is depends on the kernel.
+		// The pid is a thread's by now (which of the two depends on the kernel), or it
+		// is not positive, and never means a group as it does for kill(2).
 		return nil
 	case err != nil:
 		return fmt.Errorf("pidfd of %d: %w", pid, err)
