@@ -68,11 +68,22 @@ func (g Group) ExecArgs() []string {
 	return args
 }
 
+// createTries: another daemon that ends may take an empty parent away while we make
+// the group in it.
+const createTries = 3
+
 // Create makes the directories, with their parents. In v1 a new cpuset group is
 // empty, and nothing can join it before it has been given its parent's sets.
 func (g Group) Create() error {
 	for _, dir := range g.dirs {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
+		err := os.MkdirAll(dir, 0o755)
+		for range createTries {
+			if !errors.Is(err, fs.ErrNotExist) {
+				break
+			}
+			err = os.MkdirAll(dir, 0o755)
+		}
+		if err != nil {
 			return fmt.Errorf("cgroup: %w", err)
 		}
 		if err := fillCpuset(dir); err != nil {
