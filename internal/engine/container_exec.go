@@ -15,6 +15,7 @@ import (
 
 	"github.com/crio-minimal/crio/internal/cgroup"
 	"github.com/crio-minimal/crio/internal/fault"
+	"github.com/crio-minimal/crio/internal/monitor"
 	"github.com/crio-minimal/crio/internal/oci"
 	"github.com/crio-minimal/crio/internal/pod"
 )
@@ -140,7 +141,12 @@ func (e *Engine) ReopenLog(ctx context.Context, id string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, reopenBudget)
 	defer cancel()
-	if err := conn.Reopen(ctx); err != nil {
+	err = conn.Reopen(ctx)
+	switch {
+	case errors.Is(err, monitor.ErrClosed):
+		// The exit was told before the request was taken, and its news is under way to us.
+		return fault.New(fault.FailedPrecondition, "container %s has just ended: it writes no log", v.ID)
+	case err != nil:
 		return fmt.Errorf("reopen log of %s: %w", v.ID, err)
 	}
 	return nil
