@@ -15,7 +15,7 @@ func (s *Server) ListContainers(_ context.Context, r *cri.ListContainersRequest)
 	for _, v := range s.engine.Containers() {
 		if matchContainer(v, r.GetFilter()) {
 			answer.Containers = append(answer.Containers, &cri.Container{
-				Id: v.ID, PodSandboxId: v.SandboxID, Metadata: v.Config.GetMetadata(), Image: v.Config.GetImage(),
+				Id: v.ID, PodSandboxId: v.SandboxID, Metadata: v.Config.GetMetadata(), Image: imageSpec(v),
 				ImageRef: v.ImageRef, ImageId: v.ImageID, State: containerState(v), CreatedAt: v.CreatedAt,
 				Labels: v.Config.GetLabels(), Annotations: v.Config.GetAnnotations(),
 			})

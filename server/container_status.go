@@ -34,10 +34,20 @@ func (s *Server) containerStatus(v pod.Container) *cri.ContainerStatus {
 	return &cri.ContainerStatus{
 		Id: v.ID, Metadata: v.Config.GetMetadata(), State: containerState(v),
 		CreatedAt: v.CreatedAt, StartedAt: v.StartedAt, FinishedAt: v.FinishedAt, ExitCode: v.ExitCode,
-		Image: v.Config.GetImage(), ImageRef: v.ImageRef, ImageId: v.ImageID, Reason: v.Reason, Message: v.Message,
+		Image: imageSpec(v), ImageRef: v.ImageRef, ImageId: v.ImageID, Reason: v.Reason, Message: v.Message,
 		Labels: v.Config.GetLabels(), Annotations: v.Config.GetAnnotations(), Mounts: v.Config.GetMounts(),
 		LogPath:   v.LogPath,
 		Resources: &cri.ContainerResources{Linux: v.Config.GetLinux().GetResources()},
 		User:      &cri.ContainerUser{Linux: v.User}, StopSignal: pod.SignalValue(v.StopSignal),
+	}
+}
+
+// imageSpec is the one of the request, with a name: the kubelet asks for an ID, and
+// shows what it is answered.
+func imageSpec(v pod.Container) *cri.ImageSpec {
+	asked := v.Config.GetImage()
+	return &cri.ImageSpec{
+		Image: v.ImageName, Annotations: asked.GetAnnotations(),
+		UserSpecifiedImage: asked.GetUserSpecifiedImage(), RuntimeHandler: asked.GetRuntimeHandler(),
 	}
 }

@@ -108,7 +108,7 @@ func TestFailingNetworkPluginLeavesNothing(t *testing.T) {
 	n.before = nil // another daemon, with another number of goroutines; what counts is below
 	inv := n.inventory()
 	for name := range inv {
-		for _, part := range []string{"ipam/test", "run/pods/", "state/pods/", testParent, "veth", "ns/net"} {
+		for _, part := range []string{"ipam/test", "run/pods/", "state/pods/", testParent() + "pod", "veth", "ns/net"} {
 			if strings.Contains(name, part) && !strings.Contains(name, "last_reserved") && !strings.HasSuffix(name, "/lock") {
 				t.Errorf("left: %s", name)
 			}

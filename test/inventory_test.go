@@ -86,7 +86,7 @@ func (n *node) processes(inv inventory) {
 		}
 		cmdline, _ := os.ReadFile(dir + "/cmdline")
 		cgroup, _ := os.ReadFile(dir + "/cgroup")
-		if strings.Contains(string(cmdline), n.dir) || strings.Contains(string(cgroup), testParent) {
+		if strings.Contains(string(cmdline), n.dir) || strings.Contains(string(cgroup), testParent()) {
 			inv[fmt.Sprintf("process %q", strings.ReplaceAll(string(cmdline), "\x00", " "))]++
 		}
 	}
@@ -107,7 +107,7 @@ func (n *node) mounts(inv inventory) {
 
 func (n *node) cgroups(inv inventory) {
 	err := filepath.WalkDir("/sys/fs/cgroup", func(path string, entry fs.DirEntry, err error) error {
-		if err == nil && entry.IsDir() && (strings.Contains(path, testParent) || strings.Contains(path, "/crio.pods/") || strings.Contains(path, "/crio.monitors/")) {
+		if err == nil && entry.IsDir() && strings.Contains(path, testParent()) {
 			inv["cgroup "+path]++
 		}
 		return nil // groups of others come and go

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 )
@@ -43,5 +45,20 @@ func run(m *testing.M) int {
 		fmt.Fprintf(os.Stderr, "test: loopback: %v\n%s", err, out)
 		return 1
 	}
+	defer removeCgroups()
 	return m.Run()
+}
+
+// removeCgroups takes the parents of this run's cgroups away, which the daemons leave
+// as they would leave the kubelet's.
+func removeCgroups() {
+	for _, pattern := range []string{"/sys/fs/cgroup/*", "/sys/fs/cgroup"} {
+		groups, _ := filepath.Glob(pattern + testParent() + "monitors")
+		parents, _ := filepath.Glob(pattern + strings.TrimSuffix(testParent(), "/"))
+		for _, dir := range append(groups, parents...) {
+			if err := os.Remove(dir); err != nil {
+				fmt.Fprintln(os.Stderr, "test: a cgroup is left:", err)
+			}
+		}
+	}
 }

@@ -129,6 +129,7 @@ run_dir = %q
 listen = %q
 [crio.runtime]
 conmon = %q
+conmon_cgroup = %q
 cgroup_manager = "cgroupfs"
 log_level = "debug"
 [crio.image]
@@ -140,7 +141,7 @@ certs_dir = %q
 network_dir = %q
 plugin_dirs = ["/usr/lib/cni", "/opt/cni/bin"]
 cache_dir = %q
-`, n.path("storage"), n.path("storage-run"), n.path("state"), n.path("run"), n.socket, binary(n.t, "conmon"),
+`, n.path("storage"), n.path("storage-run"), n.path("state"), n.path("run"), n.socket, binary(n.t, "conmon"), testParent()+"monitors",
 		registries, n.path("conf.d"), policy, certs, n.path("cni"), n.path("cni-cache")) + o.conf
 }
 

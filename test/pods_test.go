@@ -16,9 +16,8 @@ import (
 
 var pods atomic.Int32
 
-// testParent begins the cgroups of the tests' pods. The kubelet would have made them;
-// here, as under crictl, the daemon does, and removes them.
-const testParent = "/crio-test-pods/"
+// testParent is the cgroup of this run's pods and monitors: others may test here, too.
+func testParent() string { return fmt.Sprintf("/crio-test-%d/", os.Getpid()) }
 
 // readyNode is a node with busybox on it that has run a pod before: what stays for
 // good (a bridge, packet filter chains) is there, and the inventory is taken.
@@ -57,7 +56,7 @@ func (n *node) podConfig() *cri.PodSandboxConfig {
 		Metadata: &cri.PodSandboxMetadata{Name: name, Namespace: "test", Uid: "uid-" + name},
 		Hostname: name, LogDirectory: n.path("logs/" + name),
 		Linux: &cri.LinuxPodSandboxConfig{
-			CgroupParent: testParent + name,
+			CgroupParent: testParent() + name,
 			SecurityContext: &cri.LinuxSandboxSecurityContext{
 				NamespaceOptions: &cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER},
 			},

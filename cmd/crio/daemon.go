@@ -29,11 +29,22 @@ import (
 // finished or undone by the next daemon.
 const drainTime = 15 * time.Second
 
-// runDaemon wires the parts, recovers what an earlier daemon left, serves, and
-// returns after SIGTERM or SIGINT, or when ctx ends. Containers go on.
-func runDaemon(ctx context.Context, cfg *config.Config) error {
+// daemonCommand is runDaemon until SIGTERM or SIGINT.
+func daemonCommand(ctx context.Context, cfg *config.Config) error {
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGTERM, unix.SIGINT)
 	defer stop()
+	// Caught and dropped, for their default is to end the daemon: SIGHUP asks for a
+	// reload, which is not served; SIGPIPE says that nobody reads the log any more. Not
+	// ignored, for containers would inherit that.
+	dropped := make(chan os.Signal, 1)
+	signal.Notify(dropped, unix.SIGHUP, unix.SIGPIPE)
+	defer signal.Stop(dropped)
+	return runDaemon(ctx, cfg)
+}
+
+// runDaemon wires the parts, recovers what an earlier daemon left, serves, and
+// returns when ctx ends. Containers go on.
+func runDaemon(ctx context.Context, cfg *config.Config) error {
 	log, err := telemetry.NewLogger(os.Stderr, cfg.Runtime.LogLevel)
 	if err != nil {
 		return err
@@ -41,17 +52,26 @@ func runDaemon(ctx context.Context, cfg *config.Config) error {
 	for _, warning := range cfg.Warnings() {
 		log.Warn(warning)
 	}
+	if err := cgroup.Check(cfg.Runtime.CgroupManager); err != nil {
+		return err
+	}
+	// The socket's directory is often the run directory, too: its group has to get
+	// through. What is private has directories of its own in it.
+	if err := os.MkdirAll(filepath.Dir(cfg.API.Listen), 0o755); err != nil {
+		return fmt.Errorf("directory: %w", err)
+	}
 	layout := pod.Layout{State: cfg.StateDir, Run: cfg.RunDir}
-	for _, dir := range []string{layout.State, layout.Run, filepath.Dir(cfg.API.Listen)} {
+	for _, dir := range []string{layout.State, layout.Run} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("directory: %w", err)
 		}
+		// Both: a daemon sweeps what has no record of its own.
+		release, err := sys.LockDir(dir)
+		if err != nil {
+			return err
+		}
+		defer release()
 	}
-	release, err := sys.LockDir(layout.State)
-	if err != nil {
-		return err
-	}
-	defer release()
 
 	parts, err := openParts(ctx, cfg, layout, log)
 	if err != nil {
@@ -61,13 +81,14 @@ func runDaemon(ctx context.Context, cfg *config.Config) error {
 	if err := parts.engine.MakeRunDirectories(); err != nil {
 		return err
 	}
-	if err := parts.engine.Recover(ctx); err != nil {
+	unwanted, err := parts.engine.Recover(ctx)
+	if err != nil {
 		return fmt.Errorf("recovery: %w", err)
 	}
-	return serve(ctx, cfg, parts, log)
+	return serve(ctx, cfg, parts, unwanted, log)
 }
 
-func serve(ctx context.Context, cfg *config.Config, p *parts, log *slog.Logger) error {
+func serve(ctx context.Context, cfg *config.Config, p *parts, unwanted engine.Unwanted, log *slog.Logger) error {
 	listener, err := sys.Listen(cfg.API.Listen, 0o660)
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
@@ -80,7 +101,7 @@ func serve(ctx context.Context, cfg *config.Config, p *parts, log *slog.Logger) 
 	go func() { ended <- s.Serve(listener) }()
 	swept := make(chan struct{})
 	sweep, cancelSweep := context.WithCancel(ctx)
-	go func() { defer close(swept); p.engine.Sweep(sweep) }()
+	go func() { defer close(swept); p.engine.Sweep(sweep, unwanted) }()
 	log.Info("crio is ready", "version", version.Version, "socket", cfg.API.Listen)
 	if err := sys.Notify("READY=1"); err != nil {
 		log.Warn("systemd notify", "err", err)

@@ -63,7 +63,7 @@ func newApp() *cli.App {
 			if err != nil {
 				return err
 			}
-			return runDaemon(c.Context, cfg)
+			return daemonCommand(c.Context, cfg)
 		},
 		OnUsageError:   returnError,
 		ExitErrHandler: func(*cli.Context, error) {},

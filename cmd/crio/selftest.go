@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
 
 	"github.com/crio-minimal/crio/internal/cgroup"
 	"github.com/crio-minimal/crio/internal/network"
@@ -39,11 +41,16 @@ func selftestCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
+			// The first signal ends the steps, and lets what they made be taken away; a
+			// second one ends at once.
+			ctx, stop := signal.NotifyContext(c.Context, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
+			defer stop()
+			defer context.AfterFunc(ctx, stop)()
 			test := runSelftest
 			if c.Bool("standalone") {
 				test = standalone
 			}
-			report, err := test(c.Context, cfg, c.String("image"))
+			report, err := test(ctx, cfg, c.String("image"))
 			if err != nil {
 				return fmt.Errorf("selftest: %w", err)
 			}
@@ -108,13 +115,16 @@ func standalone(ctx context.Context, cfg *config.Config, image string) (report s
 	if err != nil {
 		return report, err
 	}
-	daemon, stop := context.WithCancel(ctx)
+	// It outlives an interrupt: somebody has to take the pod away.
+	daemon, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	ended := make(chan error, 1)
 	begun := time.Now()
 	go func() { ended <- runDaemon(daemon, private) }()
 	if err := awaitDaemon(ctx, private.API.Listen, ended); err != nil {
-		return report, err
+		stop()
+		<-ended
+		return report, errors.Join(err, sys.Unmount(filepath.Join(dir, "storage/overlay")))
 	}
 	start := selftest.Line{Name: "start daemon", Result: selftest.OK, Milliseconds: sinceMilliseconds(begun), Detail: dir}
 	report, err = runSelftest(ctx, private, image)
@@ -138,7 +148,7 @@ func awaitDaemon(ctx context.Context, socket string, ended <-chan error) error {
 	for {
 		select {
 		case err := <-ended:
-			return fmt.Errorf("the private daemon did not start: %w", err)
+			return errors.Join(errors.New("the private daemon did not start"), err)
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-look.C:
@@ -183,7 +193,7 @@ func privateConfig(cfg *config.Config, dir string, builtIn bool) (*config.Config
 		c.Image.SignaturePolicy = policy
 	}
 	c.Runtime.LogLevel = "error"
-	if _, err := os.Stat("/run/systemd/system"); err != nil {
+	if !cgroup.Booted() {
 		c.Runtime.CgroupManager = cgroup.Cgroupfs
 	}
 	for path, text := range map[string]string{

@@ -32,6 +32,20 @@ const (
 	defaultSlice    = "system.slice"
 )
 
+// Booted tells whether systemd runs the machine (sd_booted(3)), so that its driver can work.
+func Booted() bool {
+	_, err := os.Stat("/run/systemd/system")
+	return err == nil
+}
+
+// Check refuses a driver that cannot work on this machine.
+func Check(driver string) error {
+	if driver == Systemd && !Booted() {
+		return errors.New(`cgroup_manager is "systemd", but systemd does not run this machine: set cgroup_manager = "cgroupfs"`)
+	}
+	return nil
+}
+
 // Tree is the node's hierarchy as it was when the daemon started. It is immutable.
 type Tree struct {
 	driver  string

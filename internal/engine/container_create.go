@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -51,11 +52,11 @@ func (e *Engine) createContainer(ctx context.Context, op *operation, s *sandbox,
 	if !ok {
 		return "", fault.New(fault.NotFound, "image %q is not on the node: pull it first", config.GetImage().GetImage())
 	}
-	box := s.snapshot()
+	box, name := s.snapshot(), imageName(config.GetImage(), img)
 	c := newContainer(pod.Container{
 		ID: pod.NewID(), SandboxID: box.ID, Phase: pod.ContainerCreating, Config: config,
 		Handler: box.Handler, CgroupParent: box.Config.GetLinux().GetCgroupParent(),
-		ImageID: img.ID, ImageRef: imageRef(img), CreatedAt: time.Now().UnixNano(), BootID: e.bootID,
+		ImageID: img.ID, ImageName: name, ImageRef: img.DigestFor(name), CreatedAt: time.Now().UnixNano(), BootID: e.bootID,
 	})
 	op.stage("record")
 	v := c.snapshot()
@@ -65,27 +66,39 @@ func (e *Engine) createContainer(ctx context.Context, op *operation, s *sandbox,
 	if err := e.index.addContainer(c, false); err != nil {
 		return "", errors.Join(err, e.containerRecords.Delete(v.ID))
 	}
-	made, err := e.makeContainer(ctx, op, box, v, img)
-	if err == nil {
-		op.stage("commit")
-		if err = e.commitContainer(c, pod.ContainerMade{Made: made}); err == nil {
-			return v.ID, nil
+	// In its queue, so that a removal of its sandbox waits until there is something to
+	// remove, or nothing.
+	err = c.queue.wait(func() error {
+		made, err := e.makeContainer(ctx, op, box, v, img)
+		if err == nil {
+			op.stage("commit")
+			if err = e.commitContainer(c, pod.ContainerMade{Made: made}); err == nil {
+				return nil
+			}
 		}
+		op.stage("undo")
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeBudget)
+		defer cancel()
+		if undoErr := e.removeContainer(undo, op, c); undoErr != nil {
+			e.Log.Error("a container that could not be made cannot be undone yet", "container", v.ID, "err", undoErr)
+		}
+		return err
+	})
+	if err != nil {
+		return "", err
 	}
-	op.stage("undo")
-	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeBudget)
-	defer cancel()
-	if undoErr := c.queue.wait(func() error { return e.removeContainer(undo, op, c) }); undoErr != nil {
-		e.Log.Error("a container that could not be made cannot be undone yet", "container", v.ID, "err", undoErr)
-	}
-	return "", err
+	return v.ID, nil
 }
 
 // makeContainer makes the layer and the bundle and returns the container as resolved.
 func (e *Engine) makeContainer(ctx context.Context, op *operation, box pod.Sandbox, v pod.Container, img image.Image) (pod.Container, error) {
 	var err error
 	op.stage("layer")
-	if err := e.Layers.Create(ctx, v.ID, img.ID, rootfs.Options{}); err != nil {
+	err = e.Layers.Create(ctx, v.ID, img.ID, rootfs.Options{})
+	if errors.Is(err, rootfs.ErrNotFound) {
+		return v, fault.New(fault.NotFound, "image %s was removed meanwhile: pull it again: %w", img.ID, err)
+	}
+	if err != nil {
 		return v, fmt.Errorf("layer %s: %w", v.ID, err)
 	}
 	op.stage("mount")
@@ -132,12 +145,16 @@ func (e *Engine) makeContainer(ctx context.Context, op *operation, box pod.Sandb
 	return v, nil
 }
 
-// imageRef is the digested reference, or the ID of an image without one.
-func imageRef(img image.Image) string {
-	if len(img.RepoDigests) > 0 {
-		return img.RepoDigests[0]
+// imageName is what people call the image: as it was asked for, or, since the kubelet
+// asks by ID, as its pod names it, else by one of its tags.
+func imageName(asked *cri.ImageSpec, img image.Image) string {
+	switch {
+	case asked.GetUserSpecifiedImage() != "":
+		return asked.GetUserSpecifiedImage()
+	case strings.TrimPrefix(asked.GetImage(), "sha256:") == img.ID && len(img.RepoTags) > 0:
+		return img.RepoTags[0]
 	}
-	return img.ID
+	return asked.GetImage()
 }
 
 // logPath makes the directory of the log; "" where the container writes none.

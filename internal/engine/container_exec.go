@@ -136,8 +136,11 @@ func (e *Engine) ReopenLog(ctx context.Context, id string) error {
 		return err
 	}
 	v, conn := c.snapshot(), c.conn.Load()
-	if v.Phase != pod.ContainerRunning || conn == nil {
+	if v.Phase != pod.ContainerRunning {
 		return fault.New(fault.FailedPrecondition, "container %s is %s, not running: it writes no log", v.ID, v.Phase)
+	}
+	if conn == nil {
+		return fault.New(fault.Unavailable, "the monitor of container %s does not answer", v.ID)
 	}
 	ctx, cancel := context.WithTimeout(ctx, reopenBudget)
 	defer cancel()

@@ -35,7 +35,7 @@ func (e *Engine) removeContainer(ctx context.Context, op *operation, c *containe
 	if v.Phase == pod.ContainerGone {
 		return nil
 	}
-	defer func() { e.note(&c.blocked, err, func() { e.retryContainer(c) }) }()
+	defer func() { c.note(err, func() { e.retryContainer(c) }) }()
 	if v.Phase != pod.ContainerRemoving {
 		if err := e.commitContainer(c, pod.ContainerRemoval{}); err != nil {
 			return err

@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"time"
 
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
 	"github.com/crio-minimal/crio/internal/fault"
 	"github.com/crio-minimal/crio/internal/monitor"
+	"github.com/crio-minimal/crio/internal/netns"
 	"github.com/crio-minimal/crio/internal/pod"
 )
 
@@ -43,6 +46,11 @@ func (e *Engine) startContainer(ctx context.Context, op *operation, c *container
 		return errors.Join(fault.New(fault.FailedPrecondition, "sandbox %s is not ready", v.SandboxID),
 			e.commitContainer(c, pod.StartUndone{}))
 	}
+	if joinsTarget(v) {
+		if _, err := e.target(v); err != nil {
+			return errors.Join(err, e.commitContainer(c, pod.StartUndone{}))
+		}
+	}
 	op.stage("monitor, runtime create and start")
 	committed := make(chan struct{})
 	defer close(committed)
@@ -58,6 +66,10 @@ func (e *Engine) startContainer(ctx context.Context, op *operation, c *container
 	}
 	c.conn.Store(conn)
 	return e.commitContainer(c, pod.Started{Init: pod.Process{Pid: status.Pid, StartTicks: status.StartTicks}, At: status.StartedAt})
+}
+
+func joinsTarget(v pod.Container) bool {
+	return v.Config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetPid() == cri.NamespaceMode_TARGET
 }
 
 // startFailed tells the two failures apart: the runtime refused the container, which
@@ -91,7 +103,8 @@ func (e *Engine) cleanAfterExit(c *container) {
 	c.disconnect()
 	ctx, cancel := context.WithTimeout(e.ctx, killBudget)
 	defer cancel()
-	if err := e.killProcesses(ctx, v.Handler, v.CgroupParent, v.ID); err != nil && e.ctx.Err() == nil {
+	err := errors.Join(e.killProcesses(ctx, v.Handler, v.CgroupParent, v.ID), netns.Unpin(e.Layout.TargetNamespace(v.ID)))
+	if err != nil && e.ctx.Err() == nil {
 		// Removal does it again and keeps the reason; here nobody waits for it.
 		e.Log.Warn("what an ended container left cannot be removed yet", "container", v.ID, "err", err)
 	}

@@ -30,8 +30,13 @@ func (s *stopper) shorten(at time.Time, kill func()) (first bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	first = s.deadline.IsZero()
-	if !first && !at.Before(s.deadline) {
+	switch {
+	case first, at.Before(s.deadline):
+	case s.deadline.After(time.Now()):
 		return false
+	default:
+		// It was killed before, to no avail.
+		at = time.Now()
 	}
 	s.deadline = at
 	if s.timer != nil {
@@ -90,8 +95,35 @@ func (e *Engine) stopContainer(ctx context.Context, c *container, grace time.Dur
 	case <-ctx.Done():
 		return fmt.Errorf("stop %s: %s: %w", v.ID, describe(v.Init), ctx.Err())
 	case <-late.C:
-		return fmt.Errorf("stop %s: killed %s ago, but %s: %w", v.ID, e.KillWait, describe(v.Init), context.DeadlineExceeded)
 	}
+	if e.dismissMonitor(ctx, v) {
+		select {
+		case <-c.exited:
+			return nil
+		case <-ctx.Done():
+		}
+	}
+	return fmt.Errorf("stop %s: killed %s ago, but %s: %w", v.ID, e.KillWait, describe(v.Init), context.DeadlineExceeded)
+}
+
+// dismissMonitor ends a monitor that does not tell the exit although nothing of its
+// container is left. It tells whether it did: the exit is then known as one that
+// nobody witnessed.
+func (e *Engine) dismissMonitor(ctx context.Context, v pod.Container) bool {
+	own, group, err := e.groups(v.Handler, v.CgroupParent, v.ID)
+	if err != nil {
+		return false
+	}
+	if empty, err := group.Empty(); err != nil || !empty {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, killBudget)
+	defer cancel()
+	if err := own.Kill(ctx); err != nil {
+		e.Log.Warn("a monitor that does not answer cannot be ended", "container", v.ID, "err", err)
+		return false
+	}
+	return true
 }
 
 func awaitQueue(ctx context.Context, q *queue) error {
@@ -126,7 +158,8 @@ func (e *Engine) kill(c *container) {
 	ctx, cancel := context.WithTimeout(e.ctx, killBudget)
 	defer cancel()
 	// The first process by name, so that its exit says SIGKILL; then all that is left.
-	if err := e.signal(ctx, c, unix.SIGKILL); err != nil {
+	// The monitor is not asked: one that hangs must not keep its container alive.
+	if err := sys.Signal(v.Init.Pid, v.Init.StartTicks, unix.SIGKILL); err != nil {
 		e.Log.Warn("kill", "container", v.ID, "err", err)
 	}
 	_, group, err := e.groups(v.Handler, v.CgroupParent, v.ID)

@@ -108,9 +108,18 @@ type Engine struct {
 	containerRecords record.Containers
 	index            index
 	ops              operations
-	once             sync.Map // messages that were logged once
+	told             told
 	quarantined      []record.Broken
 }
+
+// told are the messages that were logged once. Requests have a say in them, and so
+// their number is bounded: past it they are told again.
+type told struct {
+	mu       sync.Mutex
+	messages map[string]bool
+}
+
+const toldMost = 1000
 
 // New opens the records. Recover loads them and has to come before any request.
 func New(settings Settings, drivers Drivers, bootID string) (*Engine, error) {
@@ -134,6 +143,7 @@ func New(settings Settings, drivers Drivers, bootID string) (*Engine, error) {
 	}
 	e.index.init()
 	e.ops.byKey = map[string]*operation{}
+	e.told.messages = map[string]bool{}
 	return e, nil
 }
 
@@ -144,13 +154,14 @@ func (e *Engine) Close(ctx context.Context) {
 	e.ops.closed = true
 	e.ops.mu.Unlock()
 	ended := make(chan struct{})
-	go func() { e.ops.group.Wait(); close(ended) }()
+	go func() { e.ops.asked.Wait(); close(ended) }()
 	select {
 	case <-ended:
 	case <-ctx.Done():
 	}
 	e.cancel()
 	<-ended
+	e.ops.watches.Wait()
 	for _, c := range e.index.containers() {
 		c.disconnect()
 	}
@@ -205,9 +216,16 @@ func (e *Engine) node(h Handler) spec.Node {
 
 // warnOnce logs a message the first time it comes.
 func (e *Engine) warnOnce(message string) {
-	if _, seen := e.once.LoadOrStore(message, nil); !seen {
-		e.Log.Warn(message)
+	e.told.mu.Lock()
+	defer e.told.mu.Unlock()
+	if e.told.messages[message] {
+		return
 	}
+	if len(e.told.messages) >= toldMost {
+		clear(e.told.messages)
+	}
+	e.told.messages[message] = true
+	e.Log.Warn(message)
 }
 
 // joined wraps what went wrong with its stage and object; nil when nothing did.

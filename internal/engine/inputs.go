@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -16,9 +15,9 @@ import (
 
 	"github.com/crio-minimal/crio/internal/fault"
 	"github.com/crio-minimal/crio/internal/image"
+	"github.com/crio-minimal/crio/internal/netns"
 	"github.com/crio-minimal/crio/internal/pod"
 	"github.com/crio-minimal/crio/internal/spec"
-	"github.com/crio-minimal/crio/internal/sys"
 )
 
 // maxSeccompProfile bounds a Localhost profile; the largest known ones are 40 KiB.
@@ -40,6 +39,9 @@ func (e *Engine) inputs(ctx context.Context, box pod.Sandbox, v pod.Container, i
 	}
 	if box.HostIPC() {
 		in.Shm = "/dev/shm"
+		// Systemd mounts it; a node without systemd may have none.
+		_, err := os.Stat("/dev/mqueue")
+		in.HostMqueue = err == nil
 	}
 	if in.Namespaces, err = e.namespaces(box, v); err != nil {
 		return in, err
@@ -70,27 +72,36 @@ func (e *Engine) namespaces(box pod.Sandbox, v pod.Container) (spec.Namespaces, 
 			return n, fault.New(fault.InvalidArgument, "namespace_options.pid is POD, but sandbox %s was made with %s",
 				box.ID, box.Config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetPid())
 		}
-		return n, pidNamespace(&n, *box.Pause, "the pause process of "+box.ID)
+		n.PID = e.Layout.Namespace(box.ID, "pid")
 	case cri.NamespaceMode_TARGET:
-		target, err := e.index.container(o.GetTargetId())
+		t, err := e.target(v)
 		if err != nil {
-			return n, fmt.Errorf("namespace_options.target_id: %w", err)
+			return n, err
 		}
-		t := target.snapshot()
-		if t.SandboxID != box.ID || t.Phase != pod.ContainerRunning {
-			return n, fault.New(fault.FailedPrecondition, "namespace_options.target_id: %s is not a running container of this pod", t.ID)
+		// Pinned, since between create and start the target may end and its pid become
+		// another's, a process of the node's even.
+		n.PID = e.Layout.TargetNamespace(v.ID)
+		if err := os.MkdirAll(e.Layout.ContainerDir(v.ID), 0o700); err != nil {
+			return n, err
 		}
-		return n, pidNamespace(&n, t.Init, "the first process of "+t.ID)
+		if err := netns.PinPID(n.PID, t.Init.Pid, t.Init.StartTicks); err != nil {
+			return n, fault.New(fault.FailedPrecondition, "namespace_options.target_id: %s: %w", t.ID, err)
+		}
 	}
 	return n, nil
 }
 
-func pidNamespace(n *spec.Namespaces, p pod.Process, who string) error {
-	if !sys.Alive(p.Pid, p.StartTicks) {
-		return fault.New(fault.FailedPrecondition, "%s has ended", who)
+// target is the running container of the same pod whose PID namespace v joins.
+func (e *Engine) target(v pod.Container) (pod.Container, error) {
+	target, err := e.index.container(v.Config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetTargetId())
+	if err != nil {
+		return pod.Container{}, fmt.Errorf("namespace_options.target_id: %w", err)
 	}
-	n.PID = "/proc/" + strconv.Itoa(p.Pid) + "/ns/pid"
-	return nil
+	t := target.snapshot()
+	if t.SandboxID != v.SandboxID || t.Phase != pod.ContainerRunning {
+		return t, fault.New(fault.FailedPrecondition, "namespace_options.target_id: %s is not a running container of this pod", t.ID)
+	}
+	return t, nil
 }
 
 // mounts resolves the host paths. A stat of a file system that does not answer must

@@ -10,6 +10,30 @@ import (
 	"github.com/crio-minimal/crio/internal/record"
 )
 
+// retry is the one timer that tries a failed teardown again.
+type retry struct {
+	mu    sync.Mutex // held for the field alone
+	timer *time.Timer
+}
+
+// after replaces what was to come.
+func (r *retry) after(delay time.Duration, again func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.timer != nil {
+		r.timer.Stop()
+	}
+	r.timer = time.AfterFunc(delay, again)
+}
+
+func (r *retry) cancel() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.timer != nil {
+		r.timer.Stop()
+	}
+}
+
 // blocked says why an object cannot be torn down, since when, and how often it was tried.
 type blocked struct {
 	err   error
@@ -28,6 +52,23 @@ type object[V any] struct {
 	// conn is the connection to the monitor of the object's process; nil without one.
 	conn    atomic.Pointer[monitor.Conn]
 	blocked atomic.Pointer[blocked]
+	retry   retry
+}
+
+// note keeps the reason of a failed teardown visible and has it tried again; a
+// success clears it.
+func (o *object[V]) note(err error, again func()) {
+	if err == nil {
+		o.blocked.Store(nil)
+		o.retry.cancel()
+		return
+	}
+	next := &blocked{err: err, since: time.Now(), tries: 1}
+	if last := o.blocked.Load(); last != nil {
+		next.since, next.tries = last.since, last.tries+1
+	}
+	o.blocked.Store(next)
+	o.retry.after(min(retryFirst<<min(next.tries-1, 10), retryMost), again)
 }
 
 func (o *object[V]) snapshot() V { return *o.value.Load() }
@@ -76,7 +117,8 @@ func (c *container) announce(v pod.Container) {
 }
 
 // commitSandbox is the only way to change a sandbox: step, save, swap. The caller
-// answers its client after it. On an error nothing has changed.
+// answers its client after it. On an error nothing has changed. A fact counts
+// whether or not the disk takes it.
 func (e *Engine) commitSandbox(s *sandbox, event pod.SandboxEvent, durable record.Durable) error {
 	s.committing.Lock()
 	defer s.committing.Unlock()
@@ -90,10 +132,34 @@ func (e *Engine) commitSandbox(s *sandbox, event pod.SandboxEvent, durable recor
 		err = e.sandboxRecords.Save(next, durable)
 	}
 	if err != nil {
-		return err
+		if !sandboxFact(event) {
+			return err
+		}
+		e.Log.Error("what became of a sandbox could not be recorded", "sandbox", next.ID, "phase", next.Phase, "err", err)
 	}
 	s.value.Store(&next)
 	return nil
+}
+
+// sandboxFact tells of events that a daemon with the record before them finds out
+// again: by looking, or by repeating an idempotent teardown. A full disk must not
+// keep anybody from removing what fills it.
+func sandboxFact(event pod.SandboxEvent) bool {
+	switch event.(type) {
+	case pod.SandboxStopped, pod.SandboxLost, pod.SandboxRemoval:
+		return true
+	}
+	return false
+}
+
+// containerFact is the same for containers. The monitor's own record of an exit, on
+// tmpfs, serves the next daemon, as does the monitor itself for a start.
+func containerFact(event pod.ContainerEvent) bool {
+	switch event.(type) {
+	case pod.Started, pod.StartUndone, pod.StartFailed, pod.Ended, pod.ContainerRemoval:
+		return true
+	}
+	return false
 }
 
 // commitContainer is the same for containers.
@@ -110,12 +176,10 @@ func (e *Engine) commitContainer(c *container, event pod.ContainerEvent) error {
 		err = e.containerRecords.Save(next)
 	}
 	if err != nil {
-		if _, ended := event.(pod.Ended); !ended {
+		if !containerFact(event) {
 			return err
 		}
-		// An exit is a fact, whether or not the disk takes it. The monitor's own
-		// record of it, on tmpfs, serves the next daemon.
-		e.Log.Error("the exit of a container could not be recorded", "container", next.ID, "err", err)
+		e.Log.Error("what became of a container could not be recorded", "container", next.ID, "phase", next.Phase, "err", err)
 	}
 	c.value.Store(&next)
 	c.announce(next)

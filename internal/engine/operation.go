@@ -47,7 +47,9 @@ func (op *operation) wait(ctx context.Context) (string, error) {
 type operations struct {
 	mu    sync.Mutex // held for map operations alone
 	byKey map[string]*operation
-	group sync.WaitGroup
+	// asked are operations that a request began, and that a daemon which ends lets
+	// end; watches are those that only wait for somebody else.
+	asked, watches sync.WaitGroup
 	// closed refuses new ones: the daemon is ending.
 	closed bool
 }
@@ -65,24 +67,47 @@ func (e *Engine) join(key opKey, budget time.Duration, work func(context.Context
 	if ops.closed {
 		return nil, errEnding
 	}
-	op := &operation{kind: key.kind, object: key.object, started: time.Now(), done: make(chan struct{})}
-	op.stage("queued")
-	ops.byKey[name] = op
-	ops.group.Add(1)
-	go func() {
-		defer ops.group.Done()
+	op := ops.begin(name, key)
+	ops.asked.Go(func() {
 		ctx, cancel := context.WithTimeout(e.ctx, budget)
 		defer cancel()
 		op.id, op.err = work(ctx, op)
 		if op.err != nil && ctx.Err() != nil {
 			op.err = fmt.Errorf("stage %s: %w", op.at.Load().name, op.err)
 		}
-		ops.mu.Lock()
-		delete(ops.byKey, name)
-		ops.mu.Unlock()
-		close(op.done)
-	}()
+		ops.end(name, op)
+	})
 	return op, nil
+}
+
+// watch runs work, which waits for somebody else, as an operation without a deadline
+// of its own: it ends with what it waits for, or with the daemon.
+func (e *Engine) watch(key opKey, work func(context.Context)) *operation {
+	name := key.kind + "\x00" + key.object
+	ops := &e.ops
+	ops.mu.Lock()
+	defer ops.mu.Unlock()
+	op := ops.begin(name, key)
+	ops.watches.Go(func() {
+		work(e.ctx)
+		ops.end(name, op)
+	})
+	return op
+}
+
+// begin needs ops.mu.
+func (ops *operations) begin(name string, key opKey) *operation {
+	op := &operation{kind: key.kind, object: key.object, started: time.Now(), done: make(chan struct{})}
+	op.stage("queued")
+	ops.byKey[name] = op
+	return op
+}
+
+func (ops *operations) end(name string, op *operation) {
+	ops.mu.Lock()
+	delete(ops.byKey, name)
+	ops.mu.Unlock()
+	close(op.done)
 }
 
 // opKey identifies an operation: what is done to which object.

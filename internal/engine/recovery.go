@@ -8,75 +8,111 @@ import (
 	"os"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/crio-minimal/crio/internal/monitor"
 	"github.com/crio-minimal/crio/internal/netns"
 	"github.com/crio-minimal/crio/internal/pod"
 	"github.com/crio-minimal/crio/internal/sys"
 )
 
-const (
-	// connectBudget bounds the first answer of one monitor after a restart.
-	connectBudget = 5 * time.Second
-	// connectParallel is how many monitors are asked at once.
-	connectParallel = 32
-)
+// connectPatience is how long a start waits for the monitors' first answers. One that
+// takes longer is waited for beside the requests.
+const connectPatience = 5 * time.Second
+
+// Unwanted are objects that a daemon before this one left half-made or half-removed.
+type Unwanted struct {
+	sandboxes  []*sandbox
+	containers []*container
+}
 
 // Recover loads the records and finds out what became of each object: from its
 // monitor, from the exit record that the monitor left, or from the boot that is
 // over. Nothing in it is fatal to the daemon but an unreadable directory, and
-// nothing that runs is ended. When it returns, readers see the truth; what has to
-// be torn down is, in the background, by Sweep.
-func (e *Engine) Recover(ctx context.Context) error {
+// nothing that runs is ended. When it returns, readers see the truth, but for
+// monitors that do not answer yet; what is unwanted has to be torn down by Sweep.
+func (e *Engine) Recover(ctx context.Context) (u Unwanted, err error) {
 	sandboxes, broken, err := e.sandboxRecords.LoadAll()
 	if err != nil {
-		return err
+		return u, err
 	}
 	containers, more, err := e.containerRecords.LoadAll()
 	if err != nil {
-		return err
+		return u, err
 	}
 	e.quarantined = append(broken, more...)
 	for _, b := range e.quarantined {
 		e.Log.Error("a record cannot be read and was set aside; what it stands for is left alone", "path", b.Path, "err", b.Err)
 	}
+	var watches []*operation
 	for _, v := range sandboxes {
-		e.index.addSandbox(newSandbox(v))
+		s := newSandbox(v)
+		e.index.addSandbox(s)
+		if v.Phase == pod.SandboxCreating || v.Phase == pod.SandboxRemoving {
+			u.sandboxes = append(u.sandboxes, s)
+		}
+		watches = append(watches, e.recoverSandbox(s))
 	}
 	for _, v := range containers {
-		if err := e.index.addContainer(newContainer(v), true); err != nil {
-			return err
+		c := newContainer(v)
+		if err := e.index.addContainer(c, true); err != nil {
+			return u, err
+		}
+		if v.Phase == pod.ContainerCreating || v.Phase == pod.ContainerRemoving {
+			u.containers = append(u.containers, c)
+		}
+		watches = append(watches, e.recoverContainer(c))
+	}
+	patience, cancel := context.WithTimeout(ctx, connectPatience)
+	defer cancel()
+	for _, op := range watches {
+		if op == nil {
+			continue
+		}
+		select {
+		case <-op.done:
+		case <-patience.Done():
+			e.Log.Warn("a monitor does not answer; what it watches is left alone, and it is waited for", "id", op.object)
 		}
 	}
-	var wait errgroup.Group
-	wait.SetLimit(connectParallel)
-	for _, s := range e.index.sandboxes() {
-		wait.Go(func() error { e.recoverSandbox(ctx, s); return nil })
-	}
-	for _, c := range e.index.containers() {
-		wait.Go(func() error { e.recoverContainer(ctx, c); return nil })
-	}
-	return wait.Wait()
+	return u, ctx.Err()
 }
 
 // recoverSandbox keeps a ready sandbox ready if its namespaces and its pause
-// process are still those of this boot.
-func (e *Engine) recoverSandbox(ctx context.Context, s *sandbox) {
+// process are still those of this boot. It returns what still goes on, if anything.
+func (e *Engine) recoverSandbox(s *sandbox) *operation {
 	v := s.snapshot()
 	if v.Phase != pod.SandboxReady {
-		return
+		return nil
 	}
-	if err := e.sandboxAlive(ctx, s); err != nil {
-		e.Log.Warn("sandbox is not ready any more", "sandbox", v.ID, "reason", err)
-		if err := e.commitSandbox(s, pod.SandboxLost{}, false); err != nil {
-			e.Log.Error("recovery", "sandbox", v.ID, "err", err)
+	if err := e.sandboxAlive(v); err != nil {
+		e.lost(s, err)
+		return nil
+	}
+	if v.Pause == nil {
+		return nil
+	}
+	return e.watch(opKey{"reach monitor", v.ID}, func(ctx context.Context) {
+		conn, status, err := monitor.Connect(ctx, e.Layout.ContainerDir(v.ID), e.pauseEnded(s))
+		if ctx.Err() != nil {
+			return
 		}
+		if err == nil {
+			s.conn.Store(conn)
+		}
+		if err != nil || status.State != monitor.Running {
+			e.lost(s, errors.Join(errors.New("the pause process or its monitor has ended"), err))
+		}
+	})
+}
+
+func (e *Engine) lost(s *sandbox, reason error) {
+	id := s.snapshot().ID
+	e.Log.Warn("sandbox is not ready any more", "sandbox", id, "reason", reason)
+	if err := e.commitSandbox(s, pod.SandboxLost{}, false); err != nil {
+		e.Log.Debug("recovery", "sandbox", id, "reason", err)
 	}
 }
 
-func (e *Engine) sandboxAlive(ctx context.Context, s *sandbox) error {
-	v := s.snapshot()
+func (e *Engine) sandboxAlive(v pod.Sandbox) error {
 	if v.BootID != e.bootID {
 		return errors.New("the node was rebooted")
 	}
@@ -86,23 +122,10 @@ func (e *Engine) sandboxAlive(ctx context.Context, s *sandbox) error {
 			return fmt.Errorf("namespace %s is gone", path)
 		}
 	}
-	if v.Pause == nil {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, connectBudget)
-	defer cancel()
-	conn, status, err := monitor.Connect(ctx, e.Layout.ContainerDir(v.ID), e.pauseEnded(s))
-	if err != nil {
-		return fmt.Errorf("monitor of the pause process: %w", err)
-	}
-	s.conn.Store(conn)
-	if status.State != monitor.Running {
-		return errors.New("the pause process has ended")
-	}
 	return nil
 }
 
-func (e *Engine) recoverContainer(ctx context.Context, c *container) {
+func (e *Engine) recoverContainer(c *container) *operation {
 	v := c.snapshot()
 	started := v.Phase == pod.ContainerRunning || v.Phase == pod.ContainerCreated && v.StartRequested
 	switch {
@@ -111,17 +134,29 @@ func (e *Engine) recoverContainer(ctx context.Context, c *container) {
 			Code: pod.ExitUnknown, At: time.Now().UnixNano(), Reason: pod.ReasonNodeRebooted,
 			Message: "the node was rebooted while the container existed",
 		})
+	case v.Phase == pod.ContainerRunning:
+		return e.watch(opKey{"reach monitor", v.ID}, func(ctx context.Context) { e.reconnect(ctx, c) })
 	case started:
-		e.reconnect(ctx, c)
+		// As the start itself would: in the queue, and not for ever.
+		return e.watch(opKey{"reach monitor", v.ID}, func(ctx context.Context) {
+			ctx, cancel := context.WithTimeout(ctx, e.configured(v.Handler).StartTimeout+killBudget)
+			defer cancel()
+			_ = c.queue.wait(func() error { e.reconnect(ctx, c); return nil })
+		})
 	}
+	return nil
 }
 
 // reconnect learns from the monitor, and where there is none from its exit record,
-// what became of a container that was started.
+// what became of a container that was started. It waits for a monitor that does not
+// answer: the container runs, and ending it would make true what is only feared.
 func (e *Engine) reconnect(ctx context.Context, c *container) {
 	v := c.snapshot()
-	ctx, cancel := context.WithTimeout(ctx, connectBudget)
-	defer cancel()
+	kill, cancel := context.WithTimeout(ctx, killBudget)
+	if err := e.killExecs(kill, v); err != nil {
+		e.Log.Warn("commands of the daemon before this one", "container", v.ID, "err", err)
+	}
+	cancel()
 	dir := e.Layout.ContainerDir(v.ID)
 	committed := make(chan struct{})
 	defer close(committed)
@@ -134,19 +169,22 @@ func (e *Engine) reconnect(ctx context.Context, c *container) {
 		if v.Phase == pod.ContainerCreated && status.Pid != 0 {
 			e.commitRecovered(c, pod.Started{Init: pod.Process{Pid: status.Pid, StartTicks: status.StartTicks}, At: status.StartedAt})
 		}
-		if err := e.killExecs(ctx, v); err != nil {
-			e.Log.Warn("commands of the daemon before this one", "container", v.ID, "err", err)
-		}
 		return
+	}
+	if now := c.snapshot().Phase; e.ctx.Err() != nil || now != v.Phase {
+		return // the daemon ends, or the container was removed while we waited
 	}
 	x, exitErr := monitor.ReadExit(dir)
 	switch {
 	case exitErr == nil:
 		e.commitRecovered(c, e.ended(v.Handler, v.CgroupParent, v.ID, x, nil))
-	case v.Phase == pod.ContainerCreated && errors.Is(err, monitor.ErrGone):
-		// The daemon ended between its record and the monitor's first sign of life.
-		// What there is of the start is taken back, and it can be asked for again.
-		if err := e.killProcesses(ctx, v.Handler, v.CgroupParent, v.ID); err != nil {
+	case v.Phase == pod.ContainerCreated && !errors.Is(err, monitor.ErrLost):
+		// The daemon ended between its record and the monitor's first sign of life, or
+		// the runtime does not end. What there is of the start is taken back, and it can
+		// be asked for again.
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), killBudget)
+		defer cancel()
+		if err := e.killProcesses(undo, v.Handler, v.CgroupParent, v.ID); err != nil {
 			e.Log.Error("an unfinished start cannot be undone", "container", v.ID, "err", err)
 			return
 		}
@@ -164,18 +202,14 @@ func (e *Engine) commitRecovered(c *container, event pod.ContainerEvent) {
 	}
 }
 
-// Sweep tears down what a daemon before this one left half-made or half-removed,
-// and what has a name of ours but no record. It may run while requests are served.
-func (e *Engine) Sweep(ctx context.Context) {
-	for _, c := range e.index.containers() {
-		if v := c.snapshot(); v.Phase == pod.ContainerCreating || v.Phase == pod.ContainerRemoving {
-			e.unwanted(c.queue.wait(func() error { return e.removeContainer(ctx, idleOperation(), c) }), v.ID)
-		}
+// Sweep tears down what Recover found unwanted, and what has a name of ours but no
+// record. It may run while requests are served: what they make is not its business.
+func (e *Engine) Sweep(ctx context.Context, u Unwanted) {
+	for _, c := range u.containers {
+		e.unwanted(c.queue.wait(func() error { return e.removeContainer(ctx, idleOperation(), c) }), c.snapshot().ID)
 	}
-	for _, s := range e.index.sandboxes() {
-		if v := s.snapshot(); v.Phase == pod.SandboxCreating || v.Phase == pod.SandboxRemoving {
-			e.unwanted(s.queue.wait(func() error { return e.removeSandbox(ctx, idleOperation(), s) }), v.ID)
-		}
+	for _, s := range u.sandboxes {
+		e.unwanted(s.queue.wait(func() error { return e.removeSandbox(ctx, idleOperation(), s) }), s.snapshot().ID)
 	}
 	e.sweepOrphans(ctx)
 }

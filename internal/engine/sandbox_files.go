@@ -13,9 +13,10 @@ import (
 	"github.com/crio-minimal/crio/internal/sys"
 )
 
-// resolvConf writes what the pod asks for (resolv.conf(5)), or copies the node's.
+// resolvConf writes what the pod asks for (resolv.conf(5)), or copies the node's for
+// one that asks for nothing.
 func resolvConf(dns *cri.DNSConfig) ([]byte, error) {
-	if dns == nil {
+	if len(dns.GetServers())+len(dns.GetSearches())+len(dns.GetOptions()) == 0 {
 		data, err := os.ReadFile("/etc/resolv.conf")
 		if os.IsNotExist(err) {
 			return nil, nil

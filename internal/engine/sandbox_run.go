@@ -70,13 +70,21 @@ func (e *Engine) runSandbox(ctx context.Context, op *operation, v pod.Sandbox) (
 	}
 	s := newSandbox(v)
 	e.index.addSandbox(s)
-	if err := e.makeSandbox(ctx, op, s); err != nil {
+	// In its queue, so that a removal waits until there is something to remove, or nothing.
+	err = s.queue.wait(func() error {
+		err := e.makeSandbox(ctx, op, s)
+		if err == nil {
+			return nil
+		}
 		op.stage("undo")
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeBudget)
 		defer cancel()
 		if undoErr := e.removeSandbox(undo, op, s); undoErr != nil {
 			e.Log.Error("a sandbox that could not be made cannot be undone yet", "sandbox", v.ID, "err", undoErr)
 		}
+		return err
+	})
+	if err != nil {
 		return "", err
 	}
 	return v.ID, nil
@@ -272,7 +280,11 @@ func (e *Engine) startPause(ctx context.Context, s *sandbox) (*pod.Process, erro
 		return nil, fmt.Errorf("pause %s: %w", v.ID, err)
 	}
 	s.conn.Store(conn)
-	return &pod.Process{Pid: status.Pid, StartTicks: status.StartTicks}, nil
+	p := pod.Process{Pid: status.Pid, StartTicks: status.StartTicks}
+	if err := netns.PinPID(e.Layout.Namespace(v.ID, "pid"), p.Pid, p.StartTicks); err != nil {
+		return nil, fmt.Errorf("pause %s: %w", v.ID, err)
+	}
+	return &p, nil
 }
 
 // podNamespaces are the paths that every process of the pod joins.

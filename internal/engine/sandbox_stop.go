@@ -115,7 +115,7 @@ func (e *Engine) removeSandbox(ctx context.Context, op *operation, s *sandbox) (
 	if v.Phase == pod.SandboxGone {
 		return nil
 	}
-	defer func() { e.note(&s.blocked, err, func() { e.retrySandbox(s) }) }()
+	defer func() { s.note(err, func() { e.retrySandbox(s) }) }()
 	if v.Phase != pod.SandboxRemoving {
 		if err := e.commitSandbox(s, pod.SandboxRemoval{}, false); err != nil {
 			return err

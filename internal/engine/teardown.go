@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"sync/atomic"
 	"time"
 
+	"github.com/crio-minimal/crio/internal/netns"
 	"github.com/crio-minimal/crio/internal/network"
 	"github.com/crio-minimal/crio/internal/pod"
 	"github.com/crio-minimal/crio/internal/sys"
@@ -19,22 +19,6 @@ const (
 	retryFirst = time.Second
 	retryMost  = time.Minute
 )
-
-// note keeps the reason of a failed teardown visible and has it tried again; a
-// success clears it.
-func (e *Engine) note(at *atomic.Pointer[blocked], err error, again func()) {
-	if err == nil {
-		at.Store(nil)
-		return
-	}
-	next := &blocked{err: err, since: time.Now(), tries: 1}
-	if last := at.Load(); last != nil {
-		next.since, next.tries = last.since, last.tries+1
-	}
-	at.Store(next)
-	delay := min(retryFirst<<min(next.tries-1, 10), retryMost)
-	time.AfterFunc(delay, again)
-}
 
 // retrySandbox removes the sandbox once more, unless somebody did meanwhile.
 func (e *Engine) retrySandbox(s *sandbox) {
@@ -77,7 +61,7 @@ func (e *Engine) tearDownContainer(ctx context.Context, op *operation, v pod.Con
 		return fmt.Errorf("layer %s: %w", v.ID, err)
 	}
 	op.stage("bundle")
-	return joined("bundle", v.ID, removeAll(e.Layout.ContainerDir(v.ID)))
+	return joined("bundle", v.ID, netns.Unpin(e.Layout.TargetNamespace(v.ID)), removeAll(e.Layout.ContainerDir(v.ID)))
 }
 
 func attachmentOf(n *pod.Network) network.Attachment {

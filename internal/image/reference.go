@@ -138,3 +138,19 @@ func trustLoopback(sys *types.SystemContext, name reference.Named) error {
 	}
 	return nil
 }
+
+// DigestFor returns the image's "name@digest" in the repository of name, else its first
+// one, else its ID.
+func (i Image) DigestFor(name string) string {
+	if len(i.RepoDigests) == 0 {
+		return i.ID
+	}
+	if named, err := reference.ParseNormalizedNamed(name); err == nil {
+		for _, d := range i.RepoDigests {
+			if strings.HasPrefix(d, named.Name()+"@") {
+				return d
+			}
+		}
+	}
+	return i.RepoDigests[0]
+}

@@ -79,14 +79,43 @@ func Create(ctx context.Context, dir string, k Kinds) error {
 }
 
 // pin keeps a namespace of this thread alive without a process.
-func pin(path, name string) error {
+func pin(path, name string) error { return pinFrom("/proc/thread-self/ns/"+name, path) }
+
+func pinFrom(source, path string) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o600)
 	if err != nil {
 		return err
 	}
 	f.Close()
-	if err := unix.Mount("/proc/thread-self/ns/"+name, path, "", unix.MS_BIND, ""); err != nil {
+	if err := unix.Mount(source, path, "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("pin %s: %w", path, err)
+	}
+	return nil
+}
+
+// PinPID keeps the PID namespace of a process at path, whose directory exists. The
+// process is named by an identity that another one with its pid does not share; it
+// must be alive. Unpin undoes it.
+func PinPID(path string, pid int, startTicks uint64) error {
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/pid", pid))
+	if err != nil {
+		return fmt.Errorf("pin pid namespace: %w", err)
+	}
+	defer ns.Close()
+	// After the file is open: what it stands for does not change any more.
+	if !sys.Alive(pid, startTicks) {
+		return fmt.Errorf("pin pid namespace of %d: %w", pid, unix.ESRCH)
+	}
+	return pinFrom(fmt.Sprintf("/proc/self/fd/%d", ns.Fd()), path)
+}
+
+// Unpin lets go of one namespace. nil when there is none at path.
+func Unpin(path string) error {
+	if err := sys.Unmount(path); err != nil {
+		return err
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
 	return nil
 }
@@ -152,11 +181,7 @@ func Remove(ctx context.Context, dir string) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		path := filepath.Join(dir, entry.Name())
-		if err := sys.Unmount(path); err != nil {
-			return err
-		}
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := Unpin(filepath.Join(dir, entry.Name())); err != nil {
 			return err
 		}
 	}

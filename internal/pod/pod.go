@@ -156,6 +156,8 @@ type Container struct {
 	CgroupParent string
 	// ImageID is the image's ID in the store; PullImage returned the same.
 	ImageID string
+	// ImageName is what people call the image: a name, where there is one.
+	ImageName string
 	// ImageRef is the digested reference, or the ID where the image has no digest.
 	ImageRef string
 	// Rootfs is the mounted root file system; valid in the boot of BootID.

@@ -51,7 +51,7 @@ func fullContainer() pod.Container {
 			Metadata: &cri.ContainerMetadata{Name: "nginx", Attempt: 2}, Args: []string{"-c", "sleep 1 && echo '<>'"},
 			Envs: []*cri.KeyValue{{Key: "A", Value: []byte("1")}, {Key: "A", Value: []byte{0xff, 0}}},
 		},
-		CgroupParent: "kubepods.slice", ImageID: "sha256:1", ImageRef: "localhost/nginx@sha256:2", Rootfs: "/rootfs",
+		CgroupParent: "kubepods.slice", ImageID: "sha256:1", ImageName: "nginx:1", ImageRef: "localhost/nginx@sha256:2", Rootfs: "/rootfs",
 		BootID: "b-1", LogPath: "/var/log/pods/web/0.log", User: &cri.LinuxContainerUser{Uid: 1, Gid: 2, SupplementalGroups: []int64{3}},
 		StopSignal: 3, CreatedAt: 1, StartedAt: 2, FinishedAt: 1<<62 + 3, StartRequested: true,
 		Init: pod.Process{Pid: 1, StartTicks: 2}, ExitCode: -1, Signal: 9, OOMKilled: true,

@@ -14,6 +14,7 @@ import (
 
 	"github.com/crio-minimal/crio/internal/cgroup"
 	"github.com/crio-minimal/crio/internal/network"
+	"github.com/crio-minimal/crio/internal/sys"
 )
 
 // Node is what the checks look at: the parts that the daemon would use.
@@ -72,7 +73,7 @@ func verdict(name, detail string, err error, advice string) Line {
 }
 
 // kernel asks for what the daemon and the monitor cannot do without: pidfd_open
-// (5.3) and openat2 (5.6).
+// (5.3), openat2 (5.6), and statx that tells mount points (5.8).
 func kernel() Line {
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
@@ -85,8 +86,9 @@ func kernel() Line {
 	}
 	if err == nil {
 		unix.Close(fd)
+		_, err = sys.IsMountpoint("/")
 	}
-	return verdict("kernel", unix.ByteSliceToString(u.Release[:]), err, "Linux 5.6 or newer is needed")
+	return verdict("kernel", unix.ByteSliceToString(u.Release[:]), err, "Linux 5.8 or newer is needed")
 }
 
 func overlay() Line {
@@ -98,15 +100,14 @@ func overlay() Line {
 }
 
 func (n Node) cgroups() Line {
+	if err := cgroup.Check(n.CgroupDriver); err != nil {
+		return verdict("cgroups", "", err, "set it in crio.conf")
+	}
 	t, err := cgroup.Open(n.CgroupDriver)
 	if err != nil {
 		return verdict("cgroups", "", err, "mount the unified hierarchy on /sys/fs/cgroup")
 	}
-	l := Line{Name: "cgroups", Result: OK, Detail: fmt.Sprintf("v%d, driver %s", t.Version(), t.Driver())}
-	if _, err := os.Stat("/run/systemd/system"); t.Driver() == cgroup.Systemd && err != nil {
-		l.Result, l.Detail, l.Advice = Fail, "the driver is systemd, but systemd is not running", "set cgroup_manager = \"cgroupfs\""
-	}
-	return l
+	return verdict("cgroups", fmt.Sprintf("v%d, driver %s", t.Version(), t.Driver()), nil, "")
 }
 
 // space looks at the file system that the directory is on, or will be.

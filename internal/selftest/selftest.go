@@ -79,6 +79,7 @@ type run struct {
 	logs    string
 	config  *cri.PodSandboxConfig
 	imageID string
+	asked   bool // for the image
 	box     string
 	ctr     string
 	lines   []Line
@@ -132,11 +133,15 @@ func (r *run) all(ctx context.Context) {
 	}
 	failed := false
 	for _, step := range forward {
-		if failed {
+		switch {
+		case failed:
 			r.lines = append(r.lines, Line{Name: step.name, Result: Skip, Detail: "an earlier step failed"})
-			continue
+		case ctx.Err() != nil:
+			failed = true
+			r.lines = append(r.lines, Line{Name: step.name, Result: Fail, Detail: "interrupted", Advice: "run it again"})
+		default:
+			failed = !r.step(ctx, step.name, step.do)
 		}
-		failed = !r.step(ctx, step.name, step.do)
 	}
 	// Whatever there is, also of a step that failed half-way or was interrupted.
 	ctx = context.WithoutCancel(ctx)
@@ -200,6 +205,7 @@ func (r *run) status(ctx context.Context) (string, error) {
 }
 
 func (r *run) pull(ctx context.Context) (string, error) {
+	r.asked = true
 	a, err := r.images.PullImage(ctx, &cri.PullImageRequest{Image: &cri.ImageSpec{Image: r.Image}})
 	if err != nil {
 		return "", err
@@ -208,7 +214,15 @@ func (r *run) pull(ctx context.Context) (string, error) {
 	return r.Image, nil
 }
 
+// uninterrupted is for what the daemon makes: it goes on whatever interrupts us, and we
+// need the ID to take it away.
+func uninterrupted(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), stepTime)
+}
+
 func (r *run) runPod(ctx context.Context) (string, error) {
+	ctx, cancel := uninterrupted(ctx)
+	defer cancel()
 	a, err := r.runtime.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: r.config})
 	if err != nil {
 		return "", err
@@ -232,6 +246,8 @@ func (r *run) create(ctx context.Context) (string, error) {
 		// What the image would run may say nothing, want arguments, or end.
 		config.Command = []string{"/bin/sh", "-c", "trap 'exit 0' TERM; echo hello; while :; do sleep 60 & wait $!; done"}
 	}
+	ctx, cancel := uninterrupted(ctx)
+	defer cancel()
 	a, err := r.runtime.CreateContainer(ctx, &cri.CreateContainerRequest{PodSandboxId: r.box, SandboxConfig: r.config, Config: config})
 	if err != nil {
 		return "", err
@@ -326,12 +342,13 @@ func (r *run) removePod(ctx context.Context) (string, error) {
 
 // removeImage leaves a real image, which may have been there before.
 func (r *run) removeImage(ctx context.Context) (string, error) {
-	if r.imageID == "" {
+	switch {
+	case !r.asked:
 		return "", skip("there is none")
-	}
-	if !r.builtIn() {
+	case !r.builtIn():
 		return "", skip("kept")
 	}
-	_, err := r.images.RemoveImage(ctx, &cri.RemoveImageRequest{Image: &cri.ImageSpec{Image: r.imageID}})
+	// By name: a pull that was interrupted may have been done all the same.
+	_, err := r.images.RemoveImage(ctx, &cri.RemoveImageRequest{Image: &cri.ImageSpec{Image: r.Image}})
 	return "", err
 }

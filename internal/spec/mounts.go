@@ -81,7 +81,10 @@ func (b *builder) kernelMounts() []specs.Mount {
 		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", access}},
 		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime", access}},
 	}
-	if b.Namespaces.HostIPC {
+	switch {
+	case b.Namespaces.HostIPC && !b.HostMqueue:
+		return all
+	case b.Namespaces.HostIPC:
 		return append(all, bind("/dev/mqueue", "/dev/mqueue", "nosuid", "noexec", "nodev"))
 	}
 	return append(all, specs.Mount{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}})

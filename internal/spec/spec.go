@@ -87,8 +87,10 @@ type Input struct {
 	// (/etc/resolv.conf ...). A mount of the pod on the same place wins.
 	Files map[string]string
 	// Shm is the directory bound at /dev/shm.
-	Shm    string
-	Mounts []Mount
+	Shm string
+	// HostMqueue: the node has a /dev/mqueue, which containers in its IPC namespace see.
+	HostMqueue bool
+	Mounts     []Mount
 	// Devices are the pod's devices, and for a privileged container all of the node's.
 	Devices []Device
 	// SeccompProfile is the text of a Localhost profile, or of the node's own
