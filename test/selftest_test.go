@@ -8,7 +8,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -119,6 +121,36 @@ func TestSelftestStandaloneLeavesNothing(t *testing.T) {
 		// Less may be there: an empty group that all daemons share goes with any of them.
 		if count > before[name] {
 			t.Errorf("left on the node: %s", name)
+		}
+	}
+}
+
+// An interrupted self-test left its pod running, with all that it had made for it.
+func TestInterruptedSelftestLeavesNothing(t *testing.T) {
+	n, _ := readyNode(t, options{})
+	for _, standalone := range []bool{true, false} {
+		for _, after := range []time.Duration{30, 100, 200, 350, 600} {
+			args := []string{"--config", n.path("crio.conf"), "--config-dir", n.path("crio.conf.d"), "selftest"}
+			if standalone {
+				args = append(args, "--standalone")
+			}
+			cmd := exec.CommandContext(n.ctx(), binary(t, "race/crio"), args...)
+			cmd.Env = append(os.Environ(), "TMPDIR="+n.path("tmp"))
+			var out bytes.Buffer
+			cmd.Stdout, cmd.Stderr = &out, &out
+			if err := os.MkdirAll(n.path("tmp"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(after * time.Millisecond)
+			signal(t, cmd.Process.Pid, syscall.SIGTERM)
+			_ = cmd.Wait() // failed, or finished before
+			left, err := os.ReadDir(n.path("tmp"))
+			if err != nil || len(left) > 0 || strings.Contains(out.String(), "panic") || strings.Contains(out.String(), "%!") {
+				t.Errorf("standalone %t, interrupted after %d ms: left %v, %v\n%s", standalone, after, left, err, out.String())
+			}
 		}
 	}
 }

@@ -206,6 +206,12 @@ func (r *run) status(ctx context.Context) (string, error) {
 
 func (r *run) pull(ctx context.Context) (string, error) {
 	r.asked = true
+	if r.builtIn() {
+		// It is tiny, and half of it would stay in the store for the next pull to use.
+		var cancel context.CancelFunc
+		ctx, cancel = uninterrupted(ctx)
+		defer cancel()
+	}
 	a, err := r.images.PullImage(ctx, &cri.PullImageRequest{Image: &cri.ImageSpec{Image: r.Image}})
 	if err != nil {
 		return "", err
