@@ -2,11 +2,18 @@ package netns
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/crio-minimal/crio/internal/sys"
 )
 
 func run(t *testing.T, dir string, args ...string) string {
@@ -95,5 +102,47 @@ func TestPinnedIsNotFooledByALeftFile(t *testing.T) {
 	}
 	if Pinned(path) || Pinned(path+"-absent") {
 		t.Error("an empty file passes for a namespace")
+	}
+}
+
+// A pinned PID namespace is that of the process which was meant, also when the process
+// has ended, and another one with its pid is refused.
+func TestPinPID(t *testing.T) {
+	cmd := exec.Command("sleep", "99")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pid := cmd.Process.Pid
+	ticks, err := sys.StartTime(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := os.Stat(fmt.Sprintf("/proc/%d/ns/pid", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := PinPID(filepath.Join(dir, "other"), pid, ticks+1); !errors.Is(err, unix.ESRCH) {
+		t.Errorf("pin of another process with the pid: %v", err)
+	}
+	path := filepath.Join(dir, "pid")
+	if err := PinPID(path, pid, ticks); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	if got, err := os.Stat(path); err != nil || !os.SameFile(got, want) || !Pinned(path) {
+		t.Errorf("pinned is %v, %v", got, err)
+	}
+	for range 2 {
+		if err := Unpin(path); err != nil {
+			t.Error(err)
+		}
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
 	}
 }

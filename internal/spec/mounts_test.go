@@ -196,9 +196,14 @@ func TestKernelMounts(t *testing.T) {
 			}
 		}
 	}
-	host := build(t, podInput(func(in *Input) { in.Namespaces.HostIPC = true }))
+	host := build(t, podInput(func(in *Input) { in.Namespaces.HostIPC, in.HostMqueue = true, true }))
 	if m := at(t, host, "/dev/mqueue"); m.Type != "bind" || m.Source != "/dev/mqueue" {
 		t.Errorf("with the node's IPC namespace: %+v", m)
+	}
+	// It was bound there all the same, and no such pod could be started.
+	none := build(t, podInput(func(in *Input) { in.Namespaces.HostIPC = true }))
+	if slices.ContainsFunc(none.Mounts, func(m specs.Mount) bool { return m.Destination == "/dev/mqueue" }) {
+		t.Error("a node without /dev/mqueue: it is mounted")
 	}
 	if m := at(t, build(t, podInput()), "/dev/mqueue"); m.Type != "mqueue" {
 		t.Errorf("with the pod's IPC namespace: %+v", m)

@@ -127,7 +127,7 @@ func privilegedPod(in *Input) {
 }
 
 func hostPod(in *Input) {
-	in.Namespaces = Namespaces{HostNet: true, HostIPC: true, HostUTS: true, HostPID: true}
+	in.Namespaces, in.HostMqueue = Namespaces{HostNet: true, HostIPC: true, HostUTS: true, HostPID: true}, true
 	in.Hostname, in.Shm = "node-7", "/dev/shm"
 	in.Config.Tty = true
 }
