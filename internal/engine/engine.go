@@ -2,8 +2,17 @@
 // stop and remove, each of which records what it is about to make before it makes
 // it, and one teardown that undoes a record however far its script came.
 //
-// Readers take snapshots and wait for nobody. Mutating work on one object runs in
-// that object's queue; an operation belongs to the engine, not to the RPC that asked.
+// Readers take snapshots and wait for nobody. Three things keep the rest apart, and
+// each has one job:
+//
+//   - an operation (operation.go) joins equal requests, and outlives them;
+//   - the queue of an object (queue.go) runs what makes, starts, cleans and removes it,
+//     one after the other. A stop is not in it: it must not wait behind a start;
+//   - commit (object.go) is the only writer of a snapshot. Exits come to it from the
+//     monitor whenever they happen, and the reducer says whether they still count.
+//
+// What is beside the snapshot in an object (its connection, the deadline of its stop,
+// why its teardown is blocked) is of this daemon's life alone; the next one finds it anew.
 package engine
 
 import (
