@@ -10,8 +10,6 @@
 
 #include <errno.h>
 #include <signal.h>
-#include <stdlib.h>
-#include <string.h>
 #include <fcntl.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -37,13 +35,12 @@ static pid_t read_pid(const char *path)
 	char buf[32];
 	cleanup_close int fd = open(path, O_RDONLY | O_CLOEXEC);
 	ssize_t n = fd < 0 ? -1 : read(fd, buf, sizeof buf - 1);
-	long pid;
+	uint64_t pid;
 
 	if (n <= 0)
 		return -1;
 	buf[n] = '\0';
-	pid = strtol(buf, NULL, 10);
-	return pid > 1 && pid <= INT_MAX ? (pid_t)pid : -1;
+	return parse_number(buf, NULL, &pid) == 0 && pid > 1 && pid <= INT_MAX ? (pid_t)pid : -1;
 }
 
 int exec_main(int argc, char **argv)

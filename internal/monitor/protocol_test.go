@@ -62,7 +62,7 @@ func TestProtocolAnswersWhatItDoesNotKnow(t *testing.T) {
 				}
 			})
 		}
-		for _, n := range []int{1, 7, 5000, 60000} {
+		for _, n := range []int{1, 7, maxPacket + 1, 60000} {
 			if p, _ := ask(t, socket, make([]byte, n)); p.errno != unix.EINVAL {
 				t.Errorf("%d bytes: %+v", n, p)
 			}
