@@ -360,3 +360,31 @@ func timeout(t *testing.T) context.Context {
 	t.Cleanup(cancel)
 	return ctx
 }
+
+// torture is the full figure of a test where CRIO_TORTURE is set, and else one that
+// keeps the suite short.
+func torture[T any](short, full T) T {
+	if os.Getenv("CRIO_TORTURE") != "" {
+		return full
+	}
+	return short
+}
+
+// wrapper is an OCI runtime that a test makes up as a shell script.
+func wrapper(t *testing.T, script string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "runtime")
+	must(t, os.WriteFile(path, []byte("#!/bin/sh\n"+script+"\n"), 0o755))
+	return path
+}
+
+// schedstat is the CPU time of a process, to the nanosecond.
+func schedstat(t *testing.T, pid int) time.Duration {
+	t.Helper()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/schedstat", pid))
+	must(t, err)
+	first, _, _ := strings.Cut(string(data), " ")
+	n, err := strconv.ParseInt(first, 10, 64)
+	must(t, err)
+	return time.Duration(n)
+}
