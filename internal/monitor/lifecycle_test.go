@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -34,29 +33,6 @@ func TestExitCodeIsTheProcess(t *testing.T) {
 			})
 		}
 	})
-}
-
-func TestManyExitsAtOnce(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("the OCI runtime needs root")
-	}
-	const exits, together = 120, 12
-	turn := make(chan struct{}, together)
-	for i := range exits {
-		t.Run(strconv.Itoa(i), func(t *testing.T) {
-			t.Parallel()
-			turn <- struct{}{}
-			defer func() { <-turn }()
-			code := int32(i * 7 % 256)
-			c := sh(fmt.Sprintf("echo %d; exit %d", i, code)).make(t, filepath.Join(build, "conmon"))
-			if x := c.run(t); x.Code != code || x.Signal != 0 || x.OOM {
-				t.Errorf("got %+v, want code %d", x, code)
-			}
-			if got := output(records(t, c.log), "stdout"); got != fmt.Sprintln(i) {
-				t.Errorf("log %q", got)
-			}
-		})
-	}
 }
 
 func TestSignalEndsAreTold(t *testing.T) {

@@ -1,0 +1,108 @@
+/* What the containers of the tests run where busybox is too slow or too kind:
+ *
+ *   guest lines MILLISECONDS WIDTH   numbered lines of WIDTH bytes for that long, at full speed
+ *   guest bytes N                    N bytes of 'x' in one go, then _exit 1 ms later
+ *   guest die SIGNAL                 of a signal, by its default action
+ *   guest eat                        memory until the kernel says no
+ */
+#define _GNU_SOURCE
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+static char block[65536];
+
+static int put(const char *p, size_t n)
+{
+	while (n) {
+		ssize_t w = write(1, p, n);
+
+		if (w < 0)
+			return 1;
+		p += w;
+		n -= (size_t)w;
+	}
+	return 0;
+}
+
+static long now_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+static int lines(long ms, size_t width)
+{
+	unsigned long number = 0;
+	size_t per_block = sizeof block / width;
+
+	for (long end = now_ms() + ms; now_ms() < end;) {
+		memset(block, '.', sizeof block);
+		for (size_t i = 0; i < per_block; i++) {
+			char *line = block + i * width;
+			unsigned long n = ++number;
+
+			for (int digit = 11; digit >= 0; digit--, n /= 10)
+				line[digit] = (char)('0' + n % 10);
+			line[width - 1] = '\n';
+		}
+		if (put(block, per_block * width))
+			return 1;
+	}
+	return 0;
+}
+
+static int bytes(size_t n)
+{
+	struct timespec ms = { 0, 1000000 };
+
+	memset(block, 'x', sizeof block);
+	for (size_t part; n; n -= part) {
+		part = n < sizeof block ? n : sizeof block;
+		if (put(block, part))
+			return 1;
+	}
+	nanosleep(&ms, NULL);
+	_exit(0);
+}
+
+static void die(int sig)
+{
+	struct rlimit none = { 0, 0 };
+
+	setrlimit(RLIMIT_CORE, &none);
+	kill(getpid(), sig);
+	for (;;)
+		pause();
+}
+
+static void eat(void)
+{
+	for (;;) {
+		char *p = mmap(NULL, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+		if (p != MAP_FAILED)
+			memset(p, 1, 1 << 20);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	const char *verb = argc > 1 ? argv[1] : "";
+
+	if (argc == 4 && !strcmp(verb, "lines"))
+		return lines(atol(argv[2]), (size_t)atol(argv[3]));
+	if (argc == 3 && !strcmp(verb, "bytes"))
+		return bytes((size_t)atol(argv[2]));
+	if (argc == 3 && !strcmp(verb, "die"))
+		die(atoi(argv[2]));
+	if (argc == 2 && !strcmp(verb, "eat"))
+		eat();
+	return 2;
+}
