@@ -204,7 +204,6 @@ int main(int argc, char **argv)
 	}
 	shun_oom(&m);
 	client_add(&m, FD_DAEMON, true);
-	r = loop_run(&m);
-	(void)unlinkat(m.dir, "ctl", 0);
-	return r < 0;
+	loop_run(&m);
+	return unlinkat(m.dir, "ctl", 0) < 0;
 }

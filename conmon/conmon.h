@@ -44,6 +44,7 @@ enum {
 	KILL_AGAIN_MS = 20, /* where the kernel cannot tell of a death (no pidfd) */
 	DELETE_MS = 5000, /* for the runtime's delete of a failed start */
 	ACK_MS = 1000, /* for the daemon to take the exit */
+	POLL_AGAIN_MS = 100, /* after poll itself has failed */
 	DEAF_MS = 1000, /* without accepting, when there are no descriptors */
 	RELEASE_MS = 1000, /* of silence, until the memory of a burst is given back */
 };
@@ -267,7 +268,7 @@ void attach_output_end(struct conmon *m);
 int exec_main(int argc, char **argv);
 
 /* loop.c */
-int loop_run(struct conmon *m);
+void loop_run(struct conmon *m);
 int conmon_init(struct conmon *m);
 
 static inline void close_fd(int *fd)

@@ -441,7 +441,7 @@ static bool advance(struct conmon *m)
 	return proto_all_acked(m) || now >= m->ack_until;
 }
 
-int loop_run(struct conmon *m)
+void loop_run(struct conmon *m)
 {
 	struct table t;
 	int r = child_create(m);
@@ -453,13 +453,16 @@ int loop_run(struct conmon *m)
 
 		build(m, &t);
 		n = poll(t.poll, t.n, timeout(m));
-		if (n < 0 && errno != EINTR)
-			return -errno;
+		if (n < 0 && errno != EINTR) {
+			/* Out of memory, or a limit below what is open. There is nobody to give
+			 * up to: the end is still to be told. */
+			(void)poll(NULL, 0, POLL_AGAIN_MS);
+			reap(m);
+		}
 		if (n == 0 && m->used)
 			release_buffers(m);
 		for (nfds_t i = 0; n > 0 && i < t.n; i++)
 			if (t.poll[i].revents)
 				dispatch(m, t.owner[i]);
 	}
-	return 0;
 }

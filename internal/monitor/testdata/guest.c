@@ -3,6 +3,7 @@
  *   guest lines MILLISECONDS WIDTH   numbered lines of WIDTH bytes for that long, at full speed
  *   guest bytes N                    N bytes of 'x' in one go, then _exit 1 ms later
  *   guest die SIGNAL                 of a signal, by its default action
+ *   guest ask DIRECTORY              the monitor there for its status
  *   guest eat                        memory until the kernel says no
  */
 #define _GNU_SOURCE
@@ -11,6 +12,8 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -92,6 +95,19 @@ static void eat(void)
 	}
 }
 
+static int ask(const char *dir)
+{
+	struct sockaddr_un a = { AF_UNIX, "ctl" };
+	char status[] = { 1, 5, 0, 0, 7, 0, 0, 0 }, reply[8192];
+	int fd = socket(AF_UNIX, SOCK_SEQPACKET, 0);
+
+	if (chdir(dir) || connect(fd, (struct sockaddr *)&a, sizeof a))
+		return 3;
+	if (send(fd, status, sizeof status, MSG_NOSIGNAL) > 0 && recv(fd, reply, sizeof reply, 0) > 0)
+		return put("answered\n", 9);
+	return put("refused\n", 8);
+}
+
 int main(int argc, char **argv)
 {
 	const char *verb = argc > 1 ? argv[1] : "";
@@ -102,6 +118,8 @@ int main(int argc, char **argv)
 		return bytes((size_t)atol(argv[2]));
 	if (argc == 3 && !strcmp(verb, "die"))
 		die(atoi(argv[2]));
+	if (argc == 3 && !strcmp(verb, "ask"))
+		return ask(argv[2]);
 	if (argc == 2 && !strcmp(verb, "eat"))
 		eat();
 	return 2;
