@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 		}
 		defer os.RemoveAll(dir)
 		build = dir
-		if out, err := exec.Command("make", "-s", "-C", "../../conmon", "all", "asan", "BUILD="+dir).CombinedOutput(); err != nil {
+		if out, err := exec.Command("make", "-s", "-C", "../../conmon", "all", "asan", "fuzz", "BUILD="+dir).CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "make: %v\n%s", err, out)
 			return 1
 		}
