@@ -14,6 +14,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <time.h>
 
 enum { CONTENT = 1 << 18, STAMP_NS = 123456789 };
 
@@ -246,6 +247,25 @@ static void fuzz_protocol(struct conmon *m, struct bytes *b)
 	}
 }
 
+/* The time is what the C library makes of it. */
+static void fuzz_stamp(struct conmon *m, struct bytes *b)
+{
+	char want[64];
+	int64_t ns = 0;
+	time_t seconds;
+	struct tm tm;
+
+	for (size_t i = 0; i < sizeof ns; i++)
+		ns = (int64_t)((uint64_t)ns << 8 | take(b));
+	ns &= INT64_MAX;
+	seconds = (time_t)(ns / 1000000000);
+	promise(gmtime_r(&seconds, &tm) && strftime(want, sizeof want, "%Y-%m-%dT%H:%M:%S", &tm) == 19, "gmtime");
+	sprintf(want + 19, ".%09dZ stderr F ", (int)(ns % 1000000000));
+	log_stamp(&m->log, "stderr", ns);
+	promise(m->log.header_len == strlen(want) && memcmp(m->log.header, want, strlen(want)) == 0,
+		"the time is right");
+}
+
 static void fuzz_words(struct conmon *m, struct bytes *b)
 {
 	char log[4096], message[24], record[MAX_MESSAGE];
@@ -256,6 +276,7 @@ static void fuzz_words(struct conmon *m, struct bytes *b)
 	memcpy(m->failure, log, n < sizeof m->failure - 1 ? n : sizeof m->failure - 1);
 	if (words_message(log, message, sizeof message))
 		promise(strlen(message) < sizeof message && message[0], "a message is a string");
+	fuzz_stamp(m, b);
 	m->opt.id = "fuzz";
 	len = record_format(m, record, sizeof record);
 	promise(len > 0 && record[len - 1] == '\n', "a record is whole");

@@ -65,28 +65,39 @@ int log_reopen(struct logfile *l)
 	return 0;
 }
 
+/* The date of a day since the epoch, "YYYY-MM-DD". Years are counted from March, so
+ * that a leap day is the last of its year, in eras of 400 of them. The C library's
+ * gmtime_r is right as well, but brings the rules of all time zones with it. */
+static void put_date(struct text *t, uint64_t day)
+{
+	uint64_t since = day + 719468; /* days from 0000-03-01 to the epoch */
+	uint64_t era = since / 146097, of_era = since % 146097;
+	uint64_t year = (of_era - of_era / 1460 + of_era / 36524 - of_era / 146096) / 365;
+	uint64_t of_year = of_era - (365 * year + year / 4 - year / 100);
+	uint64_t month = (5 * of_year + 2) / 153; /* March is 0; five months have 153 days */
+
+	text_digits(t, era * 400 + year + (month >= 10), 4);
+	text_put(t, "-");
+	text_digits(t, month < 10 ? month + 3 : month - 9, 2);
+	text_put(t, "-");
+	text_digits(t, of_year - (153 * month + 2) / 5 + 1, 2);
+}
+
 /* RFC3339 with nanoseconds, in UTC. */
 void log_stamp(struct logfile *l, const char *stream, int64_t ns)
 {
-	struct tm tm;
-	time_t seconds = (time_t)(ns / 1000000000);
 	struct text t = text_in(l->header, sizeof l->header);
+	uint64_t seconds = ns > 0 ? (uint64_t)ns / 1000000000 : 0;
 
-	if (!gmtime_r(&seconds, &tm))
-		memset(&tm, 0, sizeof tm);
-	text_digits(&t, (uint64_t)tm.tm_year + 1900, 4);
-	text_put(&t, "-");
-	text_digits(&t, (uint64_t)tm.tm_mon + 1, 2);
-	text_put(&t, "-");
-	text_digits(&t, (uint64_t)tm.tm_mday, 2);
+	put_date(&t, seconds / 86400);
 	text_put(&t, "T");
-	text_digits(&t, (uint64_t)tm.tm_hour, 2);
+	text_digits(&t, seconds / 3600 % 24, 2);
 	text_put(&t, ":");
-	text_digits(&t, (uint64_t)tm.tm_min, 2);
+	text_digits(&t, seconds / 60 % 60, 2);
 	text_put(&t, ":");
-	text_digits(&t, (uint64_t)tm.tm_sec, 2);
+	text_digits(&t, seconds % 60, 2);
 	text_put(&t, ".");
-	text_digits(&t, (uint64_t)(ns % 1000000000), 9);
+	text_digits(&t, ns > 0 ? (uint64_t)ns % 1000000000 : 0, 9);
 	text_put(&t, "Z ");
 	text_put(&t, stream);
 	text_put(&t, " F ");
