@@ -4,6 +4,9 @@
 #define _GNU_SOURCE
 #include "conmon.h"
 
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -207,6 +210,28 @@ static inline char *copy(char *to, const char *from, size_t n)
 	return to + n;
 }
 
+#ifdef __SSE2__
+/* memchr, at the speed of the lines: musl's goes by words. Looks at up to SLACK - 1
+ * bytes behind the end. */
+static const char *find_newline(const char *from, const char *end)
+{
+	const __m128i newlines = _mm_set1_epi8('\n');
+
+	for (const char *p = from; p < end; p += SLACK) {
+		__m128i equal = _mm_cmpeq_epi8(_mm_loadu_si128((const __m128i *)(const void *)p), newlines);
+		unsigned mask = (unsigned)_mm_movemask_epi8(equal);
+
+		if (mask) {
+			p += __builtin_ctz(mask);
+			return p < end ? p : NULL;
+		}
+	}
+	return NULL;
+}
+#else
+static const char *find_newline(const char *from, const char *end) { return memchr(from, '\n', (size_t)(end - from)); }
+#endif
+
 static void record(struct logfile *l, char tag, const char *content, size_t n)
 {
 	size_t need = l->header_len + n + 1;
@@ -239,7 +264,7 @@ void stream_frame(struct stream *s, struct logfile *l)
 	for (;;) {
 		/* A line is kept until its newline comes or it has outgrown a record: one
 		 * read's end is no reason for a partial record. */
-		char *newline = memchr(s->buf + from, '\n', s->len - from);
+		const char *newline = find_newline(s->buf + from, s->buf + s->len);
 		size_t end = newline ? (size_t)(newline - s->buf) : s->len;
 
 		while (end - start > LINE_MAX_BYTES) {

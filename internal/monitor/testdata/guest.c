@@ -1,6 +1,7 @@
 /* What the containers of the tests run where busybox is too slow or too kind:
  *
  *   guest lines MILLISECONDS WIDTH   numbered lines of WIDTH bytes for that long, at full speed
+ *   guest count N WIDTH              N of them, and then it waits
  *   guest bytes N                    N bytes of 'x' in one go, then _exit 1 ms later
  *   guest die SIGNAL                 of a signal, by its default action
  *   guest ask DIRECTORY              the monitor there for its status
@@ -40,12 +41,12 @@ static long now_ms(void)
 	return t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
-static int lines(long ms, size_t width)
+static int lines(long ms, unsigned long count, size_t width)
 {
 	unsigned long number = 0;
 	size_t per_block = sizeof block / width;
 
-	for (long end = now_ms() + ms; now_ms() < end;) {
+	for (long end = now_ms() + ms; now_ms() < end && number < count;) {
 		memset(block, '.', sizeof block);
 		for (size_t i = 0; i < per_block; i++) {
 			char *line = block + i * width;
@@ -113,7 +114,9 @@ int main(int argc, char **argv)
 	const char *verb = argc > 1 ? argv[1] : "";
 
 	if (argc == 4 && !strcmp(verb, "lines"))
-		return lines(atol(argv[2]), (size_t)atol(argv[3]));
+		return lines(atol(argv[2]), -1UL, (size_t)atol(argv[3]));
+	if (argc == 4 && !strcmp(verb, "count"))
+		return lines(1000000, strtoul(argv[2], NULL, 10), (size_t)atol(argv[3])) || pause();
 	if (argc == 3 && !strcmp(verb, "bytes"))
 		return bytes((size_t)atol(argv[2]));
 	if (argc == 3 && !strcmp(verb, "die"))
