@@ -17,6 +17,9 @@ int words_take(struct conmon *m, int fd)
 		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
 	if (n == 0)
 		return -EPIPE;
+	for (ssize_t i = 0; i < n; i++)
+		if (!buf[i])
+			buf[i] = ' ';
 	/* The last bytes, one less than there is room: a string. */
 	more = (size_t)n < sizeof m->words - 1 ? (size_t)n : sizeof m->words - 1;
 	excess = m->words_len + more > sizeof m->words - 1 ? m->words_len + more - (sizeof m->words - 1) : 0;

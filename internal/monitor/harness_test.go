@@ -24,28 +24,39 @@ import (
 // patience bounds every wait of the tests; what is timed says its own bound.
 const patience = 20 * time.Second
 
-// build holds the programs, made once for all tests.
+// build holds the programs, made once for all tests, or before them where
+// MONITOR_TEST_BUILD says so.
 var build string
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
+		if build = os.Getenv("MONITOR_TEST_BUILD"); build != "" {
+			return m.Run() // in a virtual machine, which has no compiler
+		}
 		dir, err := os.MkdirTemp("", "monitor-test-")
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
-		defer os.RemoveAll(dir)
 		build = dir
-		if out, err := exec.Command("make", "-s", "-C", "../../conmon", "all", "asan", "fuzz", "BUILD="+dir).CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "make: %v\n%s", err, out)
-			return 1
+		if keep := os.Getenv("MONITOR_TEST_KEEP"); keep != "" {
+			build = keep
 		}
-		if err := helpers(dir); err != nil {
+		defer os.RemoveAll(dir)
+		if err := makeAll(build); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
 		return m.Run()
 	}())
+}
+
+// makeAll makes the monitors, the fuzz target and the helpers.
+func makeAll(dir string) error {
+	if out, err := exec.Command("make", "-s", "-C", "../../conmon", "all", "asan", "fuzz", "BUILD="+dir).CombinedOutput(); err != nil {
+		return fmt.Errorf("make: %w\n%s", err, out)
+	}
+	return helpers(dir)
 }
 
 // helpers makes what the tests need besides: the guest, what containers have of
@@ -62,7 +73,7 @@ func helpers(dir string) error {
 	if err := os.WriteFile(dir+"/busybox", busybox, 0o755); err != nil {
 		return err
 	}
-	if err := os.Mkdir(dir+"/valgrind", 0o755); err != nil {
+	if err := os.MkdirAll(dir+"/valgrind", 0o755); err != nil {
 		return err
 	}
 	// Its children are the runtime's business: valgrind is silent in them.
@@ -72,8 +83,12 @@ func helpers(dir string) error {
 }
 
 // builds are the monitor as it ships, the one with sanitizers, and in the full run
-// the shipped one under valgrind.
+// the shipped one under valgrind. MONITOR_TEST_ONLY takes one of them, for a machine
+// that cannot have the others.
 func builds() []string {
+	if only := os.Getenv("MONITOR_TEST_ONLY"); only != "" {
+		return []string{only}
+	}
 	return torture([]string{"conmon", "asan/conmon"}, []string{"conmon", "asan/conmon", "valgrind/conmon"})
 }
 

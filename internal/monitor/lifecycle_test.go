@@ -141,7 +141,9 @@ func TestLostMonitorIsNoticedAtOnce(t *testing.T) {
 		if !errors.Is(r.err, ErrLost) {
 			t.Errorf("got %+v", r)
 		}
-		if took := time.Since(began); took > time.Second {
+		took := time.Since(began)
+		t.Logf("noticed after %v", took)
+		if took > 50*time.Millisecond {
 			t.Errorf("noticed after %v", took)
 		}
 		if _, err := conn.Status(timeout(t)); !errors.Is(err, ErrClosed) {

@@ -187,7 +187,7 @@ func TestManyExits(t *testing.T) {
 	needRoot(t)
 	signals := fatal()
 	inParallel(t, torture(340, 10_000), torture(10, 50), func(t *testing.T, i int) {
-		conmon := filepath.Join(build, builds()[i%2])
+		conmon := filepath.Join(build, builds()[i%2%len(builds())])
 		if i%(256+len(signals)) < 256 {
 			code := int32(i % (256 + len(signals)))
 			c := sh(fmt.Sprintf("echo %d; exit %d", i, code)).make(t, conmon)
@@ -264,7 +264,7 @@ func pod(t *testing.T, name string, memory int64) string {
 func TestOOM(t *testing.T) {
 	needRoot(t)
 	const limit = 16 << 20
-	conmon := func(i int) string { return filepath.Join(build, builds()[i%2]) }
+	conmon := func(i int) string { return filepath.Join(build, builds()[i%2%len(builds())]) }
 	cases := map[string]func(t *testing.T, i int){
 		"1 ms after the start": func(t *testing.T, i int) {
 			c := bundle{args: []string{"/bin/guest", "eat"}, memory: limit}.make(t, conmon(i))
@@ -341,7 +341,7 @@ func (c *container) removeAtOnce(t *testing.T) (stop func()) {
 func TestSIGKILLIsNotOOM(t *testing.T) {
 	needRoot(t)
 	inParallel(t, torture(40, 1000), 4, func(t *testing.T, i int) {
-		c := bundle{args: []string{"/bin/sleep", "1000"}, memory: 64 << 20}.make(t, filepath.Join(build, builds()[i%2]))
+		c := bundle{args: []string{"/bin/sleep", "1000"}, memory: 64 << 20}.make(t, filepath.Join(build, builds()[i%2%len(builds())]))
 		conn, _ := c.start(t)
 		stop := c.removeAtOnce(t)
 		defer stop()
