@@ -145,7 +145,7 @@ void attach_output(struct conmon *m, const struct stream *s, const char *data, s
 
 		for (size_t at = 0, part; c->streams & s->attach && at < n; at += part) {
 			part = n - at < MAX_PAYLOAD - 1 ? n - at : MAX_PAYLOAD - 1;
-			client_send(m, c, head, sizeof head, data + at, part);
+			client_send(m, c, (struct part){ head, sizeof head }, (struct part){ data + at, part });
 		}
 	}
 }
@@ -159,5 +159,5 @@ void attach_output_end(struct conmon *m)
 	proto_header(head, PUSH_OUTPUT_END, 0);
 	for (size_t i = 0; i < m->n_clients; i++)
 		if (m->clients[i].attached)
-			client_send(m, &m->clients[i], head, sizeof head, NULL, 0);
+			client_send(m, &m->clients[i], (struct part){ head, sizeof head }, (struct part){ 0 });
 }

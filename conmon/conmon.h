@@ -232,8 +232,12 @@ int sock_listen(struct conmon *m, const char *name, int type);
 void sock_accept(struct conmon *m);
 void client_add(struct conmon *m, int fd, bool hello);
 void client_drop(struct conmon *m, struct client *c);
-/* Sends two parts as one packet. A client whose queue is full is dropped. */
-void client_send(struct conmon *m, struct client *c, const char *head, size_t head_len, const char *payload, size_t n);
+struct part {
+	const char *at;
+	size_t n;
+};
+/* Sends both as one packet; the second may be empty. A client whose queue is full is dropped. */
+void client_send(struct conmon *m, struct client *c, struct part head, struct part payload);
 
 /* proto.c */
 enum { HEADER = 8, REPLY_HEADER = HEADER + 4, STATUS_BYTES = 32 };

@@ -51,7 +51,7 @@ static void push_to(struct conmon *m, struct client *c, int type, const char *pa
 	char head[HEADER];
 
 	proto_header(head, type, 0);
-	client_send(m, c, head, sizeof head, payload, n);
+	client_send(m, c, (struct part){ head, sizeof head }, (struct part){ payload, n });
 }
 
 static void push(struct conmon *m, int type, const char *payload, size_t n)
@@ -166,7 +166,7 @@ void proto_reply(struct conmon *m, struct client *c, int type, uint32_t seq, int
 	put(out + HEADER, (uint32_t)error, 4);
 	if (error == 0 && (type == HELLO || type == STATUS))
 		len += status(m, out + REPLY_HEADER);
-	client_send(m, c, out, len, NULL, 0);
+	client_send(m, c, (struct part){ out, len }, (struct part){ 0 });
 }
 
 void proto_answer(struct conmon *m, struct client *c, size_t n)

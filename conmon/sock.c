@@ -76,10 +76,13 @@ void sock_accept(struct conmon *m)
 	client_add(m, fd, false);
 }
 
-void client_send(struct conmon *m, struct client *c, const char *head, size_t head_len, const char *payload, size_t n)
+void client_send(struct conmon *m, struct client *c, struct part head, struct part payload)
 {
-	struct iovec v[] = { { (char *)(uintptr_t)head, head_len }, { (char *)(uintptr_t)payload, n } };
-	struct msghdr msg = { .msg_iov = v, .msg_iovlen = n ? 2 : 1 };
+	struct iovec v[] = {
+		{ (char *)(uintptr_t)head.at, head.n },
+		{ (char *)(uintptr_t)payload.at, payload.n },
+	};
+	struct msghdr msg = { .msg_iov = v, .msg_iovlen = 2 };
 
 	if (c->fd < 0 || c->mute || sendmsg(c->fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0)
 		return;

@@ -22,15 +22,15 @@ const debian = "/usr/bin/conmon"
 
 // figures of one monitor with one container.
 type figures struct {
-	rate       float64 // MB of content a second
-	cpu        float64 // ns a line
-	parts      int     // needless P records
-	private    int     // KiB when idle
-	anonymous  int     // KiB of that which is in no file
-	burst      int     // KiB in no file, right after the lines
-	pss, rss   int
-	exit       time.Duration
-	lines, end int
+	rate      float64 // MB of content a second
+	cpu       float64 // ns a line
+	parts     int     // needless P records
+	private   int     // KiB when idle
+	anonymous int     // KiB of that which is in no file
+	burst     int     // KiB in no file, right after the lines
+	pss, rss  int
+	exit      time.Duration
+	lines     int
 }
 
 // pipeRuntime is an OCI runtime without containers: what both monitors get is the same
