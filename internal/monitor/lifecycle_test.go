@@ -133,21 +133,25 @@ func TestLateClientIsToldTheEnd(t *testing.T) {
 
 func TestLostMonitorIsNoticedAtOnce(t *testing.T) {
 	onBuilds(t, func(t *testing.T, conmon string) {
-		c := bundle{args: []string{"/bin/sleep", "1000"}}.make(t, conmon)
-		conn, _ := c.start(t)
-		began := time.Now()
-		must(t, unix.Kill(c.monitorPid(t), unix.SIGKILL))
-		r := <-c.exits
-		if !errors.Is(r.err, ErrLost) {
-			t.Errorf("got %+v", r)
+		best := time.Hour // of some: the machine is shared
+		for range 5 {
+			c := bundle{args: []string{"/bin/sleep", "1000"}}.make(t, conmon)
+			conn, _ := c.start(t)
+			pid := c.monitorPid(t)
+			began := time.Now()
+			must(t, unix.Kill(pid, unix.SIGKILL))
+			r := <-c.exits
+			best = min(best, time.Since(began))
+			if !errors.Is(r.err, ErrLost) {
+				t.Errorf("got %+v", r)
+			}
+			if _, err := conn.Status(timeout(t)); !errors.Is(err, ErrClosed) {
+				t.Errorf("status of a lost monitor: %v", err)
+			}
 		}
-		took := time.Since(began)
-		t.Logf("noticed after %v", took)
-		if took > 50*time.Millisecond {
-			t.Errorf("noticed after %v", took)
-		}
-		if _, err := conn.Status(timeout(t)); !errors.Is(err, ErrClosed) {
-			t.Errorf("status of a lost monitor: %v", err)
+		t.Logf("noticed after %v", best)
+		if best > 10*time.Millisecond {
+			t.Errorf("noticed after %v at best", best)
 		}
 	})
 }

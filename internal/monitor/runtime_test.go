@@ -259,3 +259,26 @@ func TestMonitorCannotBeLookedInto(t *testing.T) {
 		t.Error("its uid alone lets others look into it")
 	}
 }
+
+func TestExecEndsWithItsCommand(t *testing.T) {
+	onBuilds(t, func(t *testing.T, conmon string) {
+		dir := t.TempDir()
+		t.Setenv("VALGRIND_LOG", dir+"/valgrind")
+		for script, want := range map[string]int{
+			"(sleep 0.1; exit 7) & echo $! >PID":       7,
+			build + "/test-guest die 9 & echo $! >PID": 137,
+			"sleep 0.2 & (exit 3) & echo $! >PID":      3, // and another orphan
+			"exit 9":                                   9,
+			"exit 0":                                   125, // without a command
+		} {
+			pid := filepath.Join(dir, "pid")
+			_ = os.Remove(pid)
+			runtime := wrapper(t, strings.ReplaceAll(script, "PID", pid))
+			err := exec.Command(conmon, "exec", pid, runtime).Run()
+			var exit *exec.ExitError
+			if !errors.As(err, &exit) || exit.ExitCode() != want {
+				t.Errorf("%s: got %v, want %d", script, err, want)
+			}
+		}
+	})
+}
