@@ -16,9 +16,19 @@
 
 static int code_of(int status) { return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status); }
 
-/* Waits for one child. Others that end meanwhile are orphans of the command's, which
- * come to us where the container has no PID namespace of its own. */
-static int wait_for(pid_t pid, int *status)
+/* Waits for the runtime alone: a command that has ended already must not be taken for
+ * one of its orphans. */
+static int wait_for_runtime(pid_t pid, int *status)
+{
+	while (waitpid(pid, status, 0) < 0)
+		if (errno != EINTR)
+			return -errno;
+	return 0;
+}
+
+/* Waits for the command. Others that end meanwhile are its orphans, which come to us
+ * where the container has no PID namespace of its own. */
+static int wait_for_command(pid_t pid, int *status)
 {
 	for (;;) {
 		pid_t ended = waitpid(-1, status, 0);
@@ -64,12 +74,12 @@ int exec_main(int argc, char **argv)
 	/* The command holds the output now. Ours would keep it open after its end. */
 	close(1);
 	close(2);
-	if (wait_for(runtime, &status) < 0)
+	if (wait_for_runtime(runtime, &status) < 0)
 		return 125;
 	if (code_of(status) != 0)
 		return code_of(status); /* the runtime's log says why */
 	command = read_pid(pid_file);
-	if (command < 0 || wait_for(command, &status) < 0)
+	if (command < 0 || wait_for_command(command, &status) < 0)
 		return 125;
 	return code_of(status);
 }

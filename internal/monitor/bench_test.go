@@ -201,7 +201,7 @@ func TestAgainstDebiansConmon(t *testing.T) {
 	if err != nil {
 		t.Skipf("needs Debian's conmon: %v", err)
 	}
-	lines, rounds := torture(655, 6550)*655*2, torture(3, 7)
+	lines, rounds := 655*655*2, torture(3, 15)
 	for attempt := range 3 {
 		var all, others []figures
 		for range rounds {

@@ -264,20 +264,24 @@ func TestExecEndsWithItsCommand(t *testing.T) {
 	onBuilds(t, func(t *testing.T, conmon string) {
 		dir := t.TempDir()
 		t.Setenv("VALGRIND_LOG", dir+"/valgrind")
-		for script, want := range map[string]int{
-			"(sleep 0.1; exit 7) & echo $! >PID":       7,
-			build + "/test-guest die 9 & echo $! >PID": 137,
-			"sleep 0.2 & (exit 3) & echo $! >PID":      3, // and another orphan
-			"exit 9":                                   9,
-			"exit 0":                                   125, // without a command
+		pid, guest := filepath.Join(dir, "pid"), filepath.Join(build, "test-guest")
+		for _, test := range []struct {
+			want    int
+			runtime []string
+		}{
+			{4, []string{guest, "detach", pid, "4", "0"}}, // before the runtime does, as many probes
+			{0, []string{guest, "detach", pid, "0", "50"}},
+			{7, []string{guest, "detach", pid, "7", "150"}},
+			{137, []string{guest, "detach", pid, "137", "0"}},
+			{143, []string{guest, "detach", pid, "143", "150"}},
+			{9, []string{"/bin/sh", "-c", "exit 9"}},
+			{125, []string{"/bin/true"}}, // and no command
 		} {
-			pid := filepath.Join(dir, "pid")
 			_ = os.Remove(pid)
-			runtime := wrapper(t, strings.ReplaceAll(script, "PID", pid))
-			err := exec.Command(conmon, "exec", pid, runtime).Run()
-			var exit *exec.ExitError
-			if !errors.As(err, &exit) || exit.ExitCode() != want {
-				t.Errorf("%s: got %v, want %d", script, err, want)
+			cmd := exec.Command(conmon, append([]string{"exec", pid}, test.runtime...)...)
+			err := cmd.Run()
+			if got := cmd.ProcessState.ExitCode(); got != test.want {
+				t.Errorf("%s: got %d, want %d (%v)", test.runtime, got, test.want, err)
 			}
 		}
 	})

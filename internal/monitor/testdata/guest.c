@@ -5,10 +5,13 @@
  *   guest bytes N                    N bytes of 'x' in one go, then _exit 1 ms later
  *   guest die SIGNAL                 of a signal, by its default action
  *   guest ask DIRECTORY              the monitor there for its status
+ *   guest detach PIDFILE CODE MS     as a runtime's exec --detach, 50 ms long: a command that
+ *                                    ends after MS with CODE, or of signal CODE - 128
  *   guest eat                        memory until the kernel says no
  */
 #define _GNU_SOURCE
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -109,6 +112,34 @@ static int ask(const char *dir)
 	return put("refused\n", 8);
 }
 
+static void sleep_ms(long ms)
+{
+	struct timespec t = { ms / 1000, ms % 1000 * 1000000 };
+
+	nanosleep(&t, NULL);
+}
+
+/* The command is the grandchild of an intermediate that has gone, so that whoever is
+ * the subreaper has it before the runtime itself ends. */
+static int detach(const char *pid_file, int code, long ms)
+{
+	if (fork() == 0) {
+		pid_t command = fork();
+		FILE *f;
+
+		if (command == 0) {
+			sleep_ms(ms);
+			if (code > 128)
+				die(code - 128);
+			_exit(code);
+		}
+		f = fopen(pid_file, "w");
+		_exit(!f || fprintf(f, "%d", (int)command) < 0 || fclose(f));
+	}
+	sleep_ms(50);
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	const char *verb = argc > 1 ? argv[1] : "";
@@ -123,6 +154,8 @@ int main(int argc, char **argv)
 		die(atoi(argv[2]));
 	if (argc == 3 && !strcmp(verb, "ask"))
 		return ask(argv[2]);
+	if (argc == 5 && !strcmp(verb, "detach"))
+		return detach(argv[2], atoi(argv[3]), atol(argv[4]));
 	if (argc == 2 && !strcmp(verb, "eat"))
 		eat();
 	return 2;
