@@ -94,6 +94,7 @@ int attach_input(struct conmon *m, struct client *c, uint32_t seq, const char *p
 	in->len = n;
 	in->from = c;
 	in->seq = seq;
+	m->used = true;
 	attach_feed(m);
 	return -1;
 }

@@ -81,6 +81,7 @@ struct logfile {
 	int fd;
 	int64_t size, size_max; /* bytes; 0 is unlimited */
 	bool torn; /* the last record is cut and could not be taken back */
+	bool spread; /* a batch was more than a page */
 	uint64_t written, dropped, batched; /* bytes of content; batched are those in out */
 	size_t out_len, header_len;
 	char header[64];
@@ -134,8 +135,10 @@ struct buffers {
 	char stream[2][STREAM_BYTES + PAGE]; /* the last page is slack */
 	char out[OUT_BYTES + PAGE];
 	char record[MAX_MESSAGE];
-	char input[MAX_PAYLOAD + 8];
+	char input[2 * PAGE];
 };
+
+_Static_assert(MAX_PAYLOAD <= 2 * PAGE && offsetof(struct buffers, input) % PAGE == 0, "whole pages");
 
 struct conmon {
 	struct options opt;

@@ -178,6 +178,7 @@ static void flush_with(struct logfile *l, const char *content, size_t n)
 	size_t batch = l->out_len, total = batch + (content ? l->header_len + n + 1 : 0), done;
 	uint64_t all = l->batched + (content ? n : 0), dropped = 0;
 
+	l->spread = l->spread || batch > PAGE;
 	l->out_len = 0;
 	l->batched = 0;
 	if (!total)

@@ -65,9 +65,10 @@ static void take(struct conmon *m, struct stream *s)
 		if (m->n_attached)
 			attach_output(m, s, end, (size_t)n);
 		s->len += (size_t)n;
-		m->used = m->used || s->len > PAGE;
 		log_stamp(&m->log, s->name, now_ns(CLOCK_REALTIME));
+		m->used = m->used || s->len > PAGE;
 		stream_frame(s, &m->log);
+		m->used = m->used || m->log.spread;
 		if (n < LINE_MAX_BYTES)
 			return;
 	}
@@ -77,7 +78,7 @@ static void take(struct conmon *m, struct stream *s)
  * that off, where the disk alone was slow. */
 static void drain_rest(struct conmon *m, struct stream *s)
 {
-	for (int turns = 0; s->fd >= 0 && turns < PIPE_READS / READS; turns++)
+	for (int turns = 0; s->fd >= 0 && turns < PIPE_READS; turns++)
 		take(m, s);
 	end_stream(m, s);
 }
@@ -96,6 +97,9 @@ static void release_buffers(struct conmon *m)
 	for (size_t i = 0; i < 2; i++)
 		release(m->streams[i].buf, m->streams[i].len, sizeof m->buffers->stream[i]);
 	release(m->log.out, 0, sizeof m->buffers->out);
+	if (!m->input.len)
+		release(m->buffers->input, 0, sizeof m->buffers->input);
+	m->log.spread = false;
 	m->used = false;
 }
 

@@ -165,3 +165,18 @@ func TestClientLeavesNothingBehind(t *testing.T) {
 		return f <= fds && g <= goroutines
 	})
 }
+
+// Little output makes much log where the lines are empty.
+func TestMemoryOfTinyLinesIsGivenBack(t *testing.T) {
+	needRoot(t)
+	b := sh("cat /data; exec sleep 1000")
+	b.files = map[string]string{"data": strings.Repeat("\n", 3000)}
+	c := b.make(t, ownProgram(t))
+	c.start(t)
+	eventually(t, "all is written", func() bool {
+		data, _ := os.ReadFile(c.log)
+		return strings.Count(string(data), "\n") == 3000
+	})
+	time.Sleep(1500 * time.Millisecond) // longer than it waits before it gives back
+	memory(t, c.monitorPid(t), "after tiny lines")
+}
