@@ -194,7 +194,6 @@ void stream_flush(struct stream *s, struct logfile *l);
 /* Cuts what is in the buffer into records: buf[0..len) has new bytes from scanned on. */
 void stream_frame(struct stream *s, struct logfile *l);
 void log_stamp(struct logfile *l, const char *stream, int64_t now_ns);
-void log_flush(struct logfile *l);
 
 /* cgroup.c */
 int cgroup_join(const char *procs_file);

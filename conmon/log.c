@@ -200,7 +200,7 @@ static void flush_with(struct logfile *l, const char *content, size_t n)
 	count(l, all, dropped);
 }
 
-void log_flush(struct logfile *l) { flush_with(l, NULL, 0); }
+static void log_flush(struct logfile *l) { flush_with(l, NULL, 0); }
 
 /* Whole vectors, up to SLACK - 1 bytes more than n on both sides: a library's memcpy
  * takes longer to begin than most lines are. Returns where the copy ends. */
