@@ -5,8 +5,8 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
 
@@ -21,34 +21,59 @@ static int write_file(int dir, const char *name, const char *text)
 
 int cgroup_join(const char *procs_file) { return write_file(AT_FDCWD, procs_file, "0"); }
 
-/* Sends SIGKILL to every process that the open cgroup.procs lists. */
-static int kill_listed(int fd)
+/* Finds "name N" at the begin of a line of a small file of the kernel's. Returns
+ * false when it cannot be read, as when the group is gone. */
+static bool read_key(int fd, const char *name, uint64_t *value)
 {
-	char buf[4096];
+	char buf[512];
+	size_t len = strlen(name);
+	ssize_t n = pread(fd, buf, sizeof buf - 1, 0);
+
+	if (n <= 0)
+		return false;
+	buf[n] = '\0';
+	for (const char *line = buf; line; line = strchr(line, '\n')) {
+		line += *line == '\n';
+		if (strncmp(line, name, len) == 0 && line[len] == ' ')
+			return parse_number(line + len + 1, NULL, value) == 0;
+	}
+	return false;
+}
+
+/* Sends SIGKILL to every process that the open cgroup.procs lists. One of them, the
+ * last that lives, becomes the witness: the others die at about the same time, and
+ * whoever does not is found again. Returns whether one lives. */
+static bool kill_listed(int fd, struct witness *w)
+{
+	char buf[2048], *line;
 	size_t len = 0;
-	int found = 0;
+	bool lives = false;
+	ssize_t n;
 
-	for (;;) {
-		ssize_t n = read(fd, buf + len, sizeof buf - 1 - len);
-		char *line = buf, *end;
+	while ((n = read(fd, buf + len, sizeof buf - 1 - len)) > 0) {
+		const char *end;
+		uint64_t pid;
 
-		if (n < 0)
-			return -errno;
-		if (n == 0)
-			return found;
 		len += (size_t)n;
 		buf[len] = '\0';
-		while ((end = strchr(line, '\n'))) {
-			pid_t pid = (pid_t)strtol(line, NULL, 10);
+		for (line = buf; strchr(line, '\n'); line = strchr(line, '\n') + 1) {
+			int pidfd;
 
-			/* Listed by its own cgroup, now: the pid cannot be another's. */
-			if (pid > 1 && kill(pid, SIGKILL) == 0)
-				found++;
-			line = end + 1;
+			/* Listed by its own cgroup, now: the pid cannot be another's. 0 is of
+			 * another PID namespace. */
+			if (parse_number(line, &end, &pid) < 0 || pid <= 1 || kill((pid_t)pid, SIGKILL) < 0)
+				continue;
+			pidfd = (int)syscall(SYS_pidfd_open, (pid_t)pid, 0U);
+			if (pidfd < 0 && errno == ESRCH)
+				continue;
+			lives = true;
+			close_fd(&w->fd);
+			*w = (struct witness){ .fd = pidfd, .events = POLLIN };
 		}
 		len -= (size_t)(line - buf);
 		memmove(buf, line, len);
 	}
+	return lives;
 }
 
 struct dirent64_head {
@@ -61,19 +86,14 @@ struct dirent64_head {
 
 /* v1 has no cgroup.kill: every group of the tree is read, inner ones first. The
  * depth bounds the recursion; the kernel's own limit is far above what containers use. */
-static int kill_tree(int dir, int depth)
+static bool kill_tree(int dir, struct witness *w, int depth)
 {
 	char buf[1024] __attribute__((aligned(8)));
-	int found = 0, r;
+	bool lives = false;
 	cleanup_close int procs = -1;
+	long n;
 
-	for (;;) {
-		long n = syscall(SYS_getdents64, dir, buf, sizeof buf);
-
-		if (n < 0)
-			return -errno;
-		if (n == 0)
-			break;
+	while ((n = syscall(SYS_getdents64, dir, buf, sizeof buf)) > 0) {
 		for (long at = 0; at < n;) {
 			struct dirent64_head *e = (struct dirent64_head *)(void *)(buf + at);
 
@@ -81,46 +101,35 @@ static int kill_tree(int dir, int depth)
 			if (e->type != DT_DIR || e->name[0] == '.' || depth == 0)
 				continue;
 			cleanup_close int sub = openat(dir, e->name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-			if (sub >= 0 && (r = kill_tree(sub, depth - 1)) > 0)
-				found += r;
+			if (sub >= 0 && kill_tree(sub, w, depth - 1))
+				lives = true;
 		}
 	}
 	procs = openat(dir, "cgroup.procs", O_RDONLY | O_CLOEXEC);
-	if (procs < 0)
-		return -errno;
-	r = kill_listed(procs);
-	return r < 0 ? r : found + r;
+	return (procs >= 0 && kill_listed(procs, w)) || lives;
 }
 
-int cgroup_kill(const char *path)
+int cgroup_kill(const char *path, struct witness *w)
 {
 	cleanup_close int dir = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	uint64_t populated;
+	int events;
 
 	if (dir < 0)
-		return errno == ENOENT ? 0 : -errno;
-	if (write_file(dir, "cgroup.kill", "1") == 0)
+		return 0; /* nobody lives in what does not exist */
+	if (write_file(dir, "cgroup.kill", "1") < 0)
+		return kill_tree(dir, w, 8);
+	events = openat(dir, "cgroup.events", O_RDONLY | O_CLOEXEC);
+	if (events < 0 || !read_key(events, "populated", &populated) || populated == 0) {
+		close_fd(&events);
 		return 0;
-	return kill_tree(dir, 8);
+	}
+	close_fd(&w->fd);
+	*w = (struct witness){ .fd = events, .events = POLLPRI };
+	return 1;
 }
 
-/* Both files have a line "oom_kill N" (cgroup-v2.rst, memory.events; cgroup-v1
- * memory.rst, memory.oom_control). Returns false when it cannot be read, as when
- * the group is gone: then the last value stands. */
-static bool read_count(int fd, uint64_t *count)
-{
-	char buf[512], *p;
-	ssize_t n = pread(fd, buf, sizeof buf - 1, 0);
-
-	if (n <= 0)
-		return false;
-	buf[n] = '\0';
-	p = strstr(buf, "oom_kill ");
-	if (!p || (p != buf && p[-1] != '\n'))
-		return false;
-	*count = strtoull(p + strlen("oom_kill "), NULL, 10);
-	return true;
-}
-
+/* memory.events of v2 and memory.oom_control of v1 both have a line "oom_kill N". */
 void counter_open(struct counter *c, const char *file)
 {
 	const char *base;
@@ -132,13 +141,14 @@ void counter_open(struct counter *c, const char *file)
 		return;
 	base = strrchr(file, '/');
 	c->pollable = base && strcmp(base, "/memory.events") == 0;
-	if (!read_count(c->fd, &c->base))
-		close_fd(&c->fd);
-	c->last = c->base;
+	if (!counter_read(c))
+		return;
+	c->base = c->last;
 }
 
-void counter_read(struct counter *c)
+bool counter_read(struct counter *c)
 {
-	if (c->fd >= 0 && !read_count(c->fd, &c->last))
+	if (c->fd >= 0 && !read_key(c->fd, "oom_kill", &c->last))
 		close_fd(&c->fd);
+	return c->fd >= 0;
 }

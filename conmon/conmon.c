@@ -4,85 +4,83 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <getopt.h>
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
-static const struct option known[] = {
-	{ "id", required_argument, NULL, 'i' },
-	{ "run-dir", required_argument, NULL, 'd' },
-	{ "runtime", required_argument, NULL, 'r' },
-	{ "runtime-arg", required_argument, NULL, 'a' },
-	{ "log-path", required_argument, NULL, 'l' },
-	{ "log-size-max", required_argument, NULL, 's' },
-	{ "tty", no_argument, NULL, 't' },
-	{ "stdin", no_argument, NULL, 'n' },
-	{ "stdin-once", no_argument, NULL, 'o' },
-	{ "join-cgroup", required_argument, NULL, 'j' },
-	{ "kill-cgroup", required_argument, NULL, 'k' },
-	{ "oom-file", required_argument, NULL, 'm' },
-	{ "pod-oom-file", required_argument, NULL, 'p' },
-	{ NULL, 0, NULL, 0 },
+enum kind { FLAG, VALUE, LIST };
+
+/* The options, and where in struct options they go. Each value is an argument of its own. */
+static const struct known {
+	const char *name;
+	enum kind kind;
+	size_t at, count;
+} known[] = {
+	{ "--id", VALUE, offsetof(struct options, id), 0 },
+	{ "--run-dir", VALUE, offsetof(struct options, run_dir), 0 },
+	{ "--runtime", VALUE, offsetof(struct options, runtime), 0 },
+	{ "--runtime-arg", LIST, offsetof(struct options, runtime_args), offsetof(struct options, n_runtime_args) },
+	{ "--log-path", VALUE, offsetof(struct options, log_path), 0 },
+	{ "--log-size-max", VALUE, offsetof(struct options, log_size), 0 },
+	{ "--tty", FLAG, offsetof(struct options, tty), 0 },
+	{ "--stdin", FLAG, offsetof(struct options, use_stdin), 0 },
+	{ "--stdin-once", FLAG, offsetof(struct options, stdin_once), 0 },
+	{ "--join-cgroup", LIST, offsetof(struct options, join), offsetof(struct options, n_join) },
+	{ "--kill-cgroup", LIST, offsetof(struct options, kill), offsetof(struct options, n_kill) },
+	{ "--oom-file", VALUE, offsetof(struct options, oom_file), 0 },
+	{ "--pod-oom-file", VALUE, offsetof(struct options, pod_oom_file), 0 },
 };
 
-static int append(const char **list, size_t *n, const char *value)
+/* Takes one option and returns how many arguments it was. */
+static int take_option(struct options *o, char **argv)
 {
-	if (*n == MAX_ARGS)
-		return -E2BIG;
-	list[(*n)++] = value;
-	return 0;
-}
+	for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+		char *field = (char *)o + known[i].at;
+		size_t *n = (size_t *)(void *)((char *)o + known[i].count);
 
-static int parse(int argc, char **argv, struct options *o)
-{
-	int c, r = 0;
-	char *end;
-
-	while (r == 0 && (c = getopt_long(argc, argv, "", known, NULL)) != -1) {
-		switch (c) {
-		case 'i': o->id = optarg; break;
-		case 'd': o->run_dir = optarg; break;
-		case 'r': o->runtime = optarg; break;
-		case 'a': r = append(o->runtime_args, &o->n_runtime_args, optarg); break;
-		case 'l': o->log_path = optarg; break;
-		case 's':
-			errno = 0;
-			o->log_size_max = strtoll(optarg, &end, 10);
-			r = errno || *end || o->log_size_max < 0 ? -EINVAL : 0;
-			break;
-		case 't': o->tty = true; break;
-		case 'n': o->use_stdin = true; break;
-		case 'o': o->stdin_once = true; break;
-		case 'j': r = append(o->join, &o->n_join, optarg); break;
-		case 'k': r = append(o->kill, &o->n_kill, optarg); break;
-		case 'm': o->oom_file = optarg; break;
-		case 'p': o->pod_oom_file = optarg; break;
-		default: r = -EINVAL;
+		if (strcmp(argv[0], known[i].name) != 0)
+			continue;
+		if (known[i].kind == FLAG) {
+			*(bool *)field = true;
+			return 1;
 		}
+		if (!argv[1])
+			return -EINVAL;
+		if (known[i].kind == VALUE)
+			*(const char **)(void *)field = argv[1];
+		else if (*n == MAX_ARGS)
+			return -E2BIG;
+		else
+			((const char **)(void *)field)[(*n)++] = argv[1];
+		return 2;
 	}
-	if (r == 0 && (optind != argc || !o->id || !o->run_dir || o->run_dir[0] != '/' || !o->runtime))
-		r = -EINVAL;
-	return r;
+	return -EINVAL;
 }
 
-static void init_fds(struct conmon *m)
+static int parse(char **argv, struct options *o)
 {
-	int *unset[] = { &m->dir,	 &m->signals,	 &m->listener,	    &m->console,
-			 &m->devnull,	 &m->init_pidfd, &m->stdin_fd,	    &m->container_oom.fd,
-			 &m->pod_oom.fd, &m->log.fd,	 &m->streams[0].fd, &m->streams[1].fd };
+	const char *end = "";
+	uint64_t limit = 0;
+	int r;
 
-	for (size_t i = 0; i < sizeof unset / sizeof *unset; i++)
-		*unset[i] = -1;
-	for (size_t i = 0; i < MAX_CLIENTS; i++)
-		m->clients[i].fd = -1;
-	m->streams[0].name = "stdout";
-	m->streams[1].name = "stderr";
+	while (*argv) {
+		if ((r = take_option(o, argv)) < 0)
+			return r;
+		argv += r;
+	}
+	if (o->log_size && parse_number(o->log_size, &end, &limit) < 0)
+		return -EINVAL;
+	if (*end || limit > INT64_MAX)
+		return -EINVAL;
+	o->log_size_max = (int64_t)limit;
+	if (!o->id || strlen(o->id) > MAX_ID || !o->run_dir || o->run_dir[0] != '/' || !o->runtime)
+		return -EINVAL;
+	return 0;
 }
 
 /* No handler is ever installed: signals are read like everything else. */
@@ -132,7 +130,7 @@ static int prepare(struct conmon *m)
 {
 	int r;
 
-	if (syscall(SYS_close_range, (unsigned)FD_DAEMON + 1, ~0U, 0U) < 0 || fcntl(FD_DAEMON, F_SETFD, FD_CLOEXEC) < 0)
+	if (syscall(SYS_close_range, (unsigned)FD_DAEMON + 1, ~0U, 0U) < 0 || ioctl(FD_DAEMON, FIOCLEX) < 0)
 		return -errno;
 	for (size_t i = 0; i < m->opt.n_join; i++)
 		if ((r = cgroup_join(m->stage = m->opt.join[i])) < 0)
@@ -144,12 +142,41 @@ static int prepare(struct conmon *m)
 		return -errno;
 	if (unlinkat(m->dir, "exit", 0) < 0 && errno != ENOENT)
 		return -errno;
-	if ((r = proto_listen(m)) < 0)
-		return r;
+	m->listener = sock_listen(m, "ctl", SOCK_SEQPACKET);
+	if (m->listener < 0)
+		return m->listener;
 	m->stage = m->opt.log_path ? m->opt.log_path : "log";
 	m->log.path = m->opt.log_path;
 	m->log.size_max = m->opt.log_size_max;
 	return log_open(&m->log);
+}
+
+/* Says why on stderr, which the daemon reads until we are in the background. */
+static void complain(const char *about, const char *why)
+{
+	char buf[MAX_TEXT];
+	struct text t = text_in(buf, sizeof buf);
+
+	text_put(&t, "conmon: ");
+	text_put(&t, about);
+	text_put(&t, ": ");
+	text_put(&t, why);
+	text_put(&t, "\n");
+	if (write(2, buf, (size_t)(t.at - buf)) < 0)
+		return;
+}
+
+static void refuse(struct conmon *m, int r)
+{
+	struct text t = text_in(m->failure, sizeof m->failure);
+
+	text_put(&t, "monitor: ");
+	text_put(&t, m->stage);
+	text_put(&t, ": ");
+	text_put(&t, strerror(-r));
+	complain(m->opt.id, m->failure);
+	client_add(m, FD_DAEMON, true);
+	proto_push_failed(m);
 }
 
 int main(int argc, char **argv)
@@ -157,25 +184,26 @@ int main(int argc, char **argv)
 	static struct conmon m; /* too large for a stack, and there is no heap */
 	int r;
 
+	/* Nobody has a reason to trace us or to read our memory, a container that shares
+	 * our uid least of all. */
+	if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
+		return 2;
 	if (argc > 1 && strcmp(argv[1], "exec") == 0)
 		return exec_main(argc - 2, argv + 2);
-	init_fds(&m);
 	m.stage = "start";
-	r = parse(argc, argv, &m.opt);
+	r = conmon_init(&m);
+	if (r == 0)
+		r = argc > 0 ? parse(argv + 1, &m.opt) : -EINVAL;
 	if (r < 0) {
-		fprintf(stderr, "conmon: bad arguments: %s\n", strerror(-r));
+		complain("bad arguments", strerror(-r));
 		return 2;
 	}
 	if ((r = prepare(&m)) < 0 || (r = detach(&m)) < 0 || (r = take_signals(&m)) < 0) {
-		snprintf(m.failure, sizeof m.failure, "monitor: %s: %s", m.stage, strerror(-r));
-		fprintf(stderr, "conmon: %s: %s\n", m.opt.id, m.failure);
-		proto_add(&m, FD_DAEMON, true);
-		proto_push_failed(&m);
+		refuse(&m, r);
 		return 1;
 	}
 	shun_oom(&m);
-	proto_add(&m, FD_DAEMON, true);
-	r = loop_run(&m);
-	(void)unlinkat(m.dir, "ctl", 0);
-	return r < 0;
+	client_add(&m, FD_DAEMON, true);
+	loop_run(&m);
+	return unlinkat(m.dir, "ctl", 0) < 0;
 }

@@ -10,21 +10,28 @@
 
 #include <errno.h>
 #include <signal.h>
-#include <stdlib.h>
-#include <string.h>
 #include <fcntl.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 
 static int code_of(int status) { return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status); }
 
-/* Waits for one child, of those that any names as waitpid(2) does: -1 takes in besides
- * the orphans of the command, which come to us where the container has no PID
- * namespace of its own. */
-static int wait_for(pid_t pid, pid_t any, int *status)
+/* Waits for the runtime alone: a command that has ended already must not be taken for
+ * one of its orphans. */
+static int wait_for_runtime(pid_t pid, int *status)
+{
+	while (waitpid(pid, status, 0) < 0)
+		if (errno != EINTR)
+			return -errno;
+	return 0;
+}
+
+/* Waits for the command. Others that end meanwhile are its orphans, which come to us
+ * where the container has no PID namespace of its own. */
+static int wait_for_command(pid_t pid, int *status)
 {
 	for (;;) {
-		pid_t ended = waitpid(any, status, 0);
+		pid_t ended = waitpid(-1, status, 0);
 
 		if (ended == pid)
 			return 0;
@@ -38,13 +45,12 @@ static pid_t read_pid(const char *path)
 	char buf[32];
 	cleanup_close int fd = open(path, O_RDONLY | O_CLOEXEC);
 	ssize_t n = fd < 0 ? -1 : read(fd, buf, sizeof buf - 1);
-	long pid;
+	uint64_t pid;
 
 	if (n <= 0)
 		return -1;
 	buf[n] = '\0';
-	pid = strtol(buf, NULL, 10);
-	return pid > 1 && pid <= INT_MAX ? (pid_t)pid : -1;
+	return parse_number(buf, NULL, &pid) == 0 && pid > 1 && pid <= INT_MAX ? (pid_t)pid : -1;
 }
 
 int exec_main(int argc, char **argv)
@@ -68,14 +74,12 @@ int exec_main(int argc, char **argv)
 	/* The command holds the output now. Ours would keep it open after its end. */
 	close(1);
 	close(2);
-	/* The runtime alone: a command that has ended already is ours with its status the
-	 * moment the runtime ends, and we do not know its pid yet. */
-	if (wait_for(runtime, runtime, &status) < 0)
+	if (wait_for_runtime(runtime, &status) < 0)
 		return 125;
 	if (code_of(status) != 0)
 		return code_of(status); /* the runtime's log says why */
 	command = read_pid(pid_file);
-	if (command < 0 || wait_for(command, -1, &status) < 0)
+	if (command < 0 || wait_for_command(command, &status) < 0)
 		return 125;
 	return code_of(status);
 }

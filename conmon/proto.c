@@ -1,36 +1,26 @@
-/* The protocol of PROTOCOL.md over SOCK_SEQPACKET: a packet is a message. Nobody is
- * ever waited for: a client whose queue is full is dropped. */
+/* The protocol of PROTOCOL.md: requests and their replies, and what is told unasked. */
 #define _GNU_SOURCE
 #include "conmon.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
-#include <sys/un.h>
 
 enum {
 	VERSION = 1,
-	HEADER = 8,
-	REPLY_HEADER = HEADER + 4,
-	STATUS_BYTES = 32,
 	HELLO = 1,
 	REOPEN = 2,
 	RESIZE = 3,
 	KILL = 4,
 	STATUS = 5,
+	ATTACH = 6,
 	ACK_EXIT = 7,
 	REPLY = 0x80,
 	STARTED = 0x40,
 	FAILED = 0x41,
 	EXIT = 0x42,
 };
-
-static const char *const socket_name = "ctl";
 
 /* Little-endian, whatever the machine. */
 static void put(char *out, uint64_t v, size_t n)
@@ -48,7 +38,7 @@ static uint64_t get(const char *in, size_t n)
 	return v;
 }
 
-static void header(char *out, int type, uint32_t seq)
+void proto_header(char *out, int type, uint32_t seq)
 {
 	memset(out, 0, HEADER);
 	out[0] = VERSION;
@@ -56,81 +46,19 @@ static void header(char *out, int type, uint32_t seq)
 	put(out + 4, seq, 4);
 }
 
-/* Binds in the run directory by a relative name, since its path may be too long. */
-int proto_listen(struct conmon *m)
+static void push_to(struct conmon *m, struct client *c, int type, const char *payload, size_t n)
 {
-	struct sockaddr_un a = { .sun_family = AF_UNIX };
-	cleanup_close int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	mode_t mask;
-	int r;
+	char head[HEADER];
 
-	if (fd < 0)
-		return -errno;
-	strcpy(a.sun_path, socket_name);
-	if (unlinkat(m->dir, socket_name, 0) < 0 && errno != ENOENT)
-		return -errno;
-	if (fchdir(m->dir) < 0)
-		return -errno;
-	mask = umask(0177);
-	r = bind(fd, (struct sockaddr *)&a, sizeof a) < 0 ? -errno : 0;
-	umask(mask);
-	if (r == 0 && (listen(fd, MAX_CLIENTS) < 0 || chdir("/") < 0))
-		r = -errno;
-	if (r < 0)
-		return r;
-	m->listener = fd;
-	fd = -1;
-	return 0;
-}
-
-void proto_add(struct conmon *m, int fd, bool hello)
-{
-	for (size_t i = 0; i < MAX_CLIENTS; i++) {
-		if (m->clients[i].fd < 0) {
-			m->clients[i] = (struct client){ .fd = fd, .hello = hello };
-			return;
-		}
-	}
-	close(fd); /* the table is full: the newcomer loses */
-}
-
-void proto_drop(struct client *c) { close_fd(&c->fd); }
-
-void proto_accept(struct conmon *m)
-{
-	int fd = accept4(m->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-	struct ucred peer;
-	socklen_t len = sizeof peer;
-
-	if (fd < 0)
-		return;
-	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0 || peer.uid != 0) {
-		close(fd);
-		return;
-	}
-	proto_add(m, fd, false);
-}
-
-static void send_to(struct client *c, const char *message, size_t n)
-{
-	if (c->fd >= 0 && send(c->fd, message, n, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
-		proto_drop(c);
-}
-
-static void push_to(struct client *c, int type, const char *payload, size_t n)
-{
-	char message[HEADER + MAX_MESSAGE];
-
-	header(message, type, 0);
-	memcpy(message + HEADER, payload, n);
-	send_to(c, message, HEADER + n);
+	proto_header(head, type, 0);
+	client_send(m, c, (struct part){ head, sizeof head }, (struct part){ payload, n });
 }
 
 static void push(struct conmon *m, int type, const char *payload, size_t n)
 {
-	for (size_t i = 0; i < MAX_CLIENTS; i++)
+	for (size_t i = 0; i < m->n_clients; i++)
 		if (m->clients[i].hello)
-			push_to(&m->clients[i], type, payload, n);
+			push_to(m, &m->clients[i], type, payload, n);
 }
 
 static size_t status(const struct conmon *m, char *out)
@@ -159,12 +87,12 @@ void proto_push_started(struct conmon *m)
 
 void proto_push_failed(struct conmon *m) { push(m, FAILED, m->failure, strlen(m->failure)); }
 
-void proto_push_exit(struct conmon *m) { push(m, EXIT, m->record, m->record_len); }
+void proto_push_exit(struct conmon *m) { push(m, EXIT, m->buffers->record, m->record_len); }
 
 bool proto_all_acked(const struct conmon *m)
 {
-	for (size_t i = 0; i < MAX_CLIENTS; i++)
-		if (m->clients[i].fd >= 0 && m->clients[i].hello && !m->clients[i].acked)
+	for (size_t i = 0; i < m->n_clients; i++)
+		if (m->clients[i].fd >= 0 && m->clients[i].hello && !m->clients[i].acked && !m->clients[i].mute)
 			return false;
 	return true;
 }
@@ -175,79 +103,114 @@ static int kill_init(struct conmon *m, int sig)
 {
 	if (sig < 1 || sig > 64)
 		return EINVAL;
-	if (m->init_gone || m->state == STATE_EXITED || m->state == STATE_FAILED)
-		return ESRCH;
-	if (m->init_pidfd < 0) {
+	if (m->state == STATE_CREATING && m->runtime > 0) {
 		if (sig != SIGKILL)
 			return EAGAIN;
-		return m->runtime > 0 && kill(m->runtime, SIGKILL) == 0 ? 0 : ESRCH;
+		return kill(m->runtime, SIGKILL) < 0 ? errno : 0;
 	}
-	return syscall(SYS_pidfd_send_signal, m->init_pidfd, sig, NULL, 0U) < 0 ? errno : 0;
+	if (!m->init || m->init_gone || m->state == STATE_EXITED || m->state == STATE_FAILED)
+		return ESRCH;
+	return -child_signal(m, sig);
 }
 
 static int resize(struct conmon *m, const char *payload)
 {
 	if (!m->opt.tty)
 		return ENOTTY;
+	m->sized = true;
 	m->rows = (uint16_t)get(payload, 2);
 	m->cols = (uint16_t)get(payload + 2, 2);
 	child_resize(m);
 	return 0;
 }
 
-/* What a request gets: its errno, and for some a payload behind it. */
+static int subscribe(struct conmon *m, struct client *c)
+{
+	/* Attached clients may be dropped; the daemon would take that for our death. */
+	if (c->attached)
+		return EBUSY;
+	if (c->hello)
+		return 0;
+	c->hello = true;
+	return m->state == STATE_EXITED || m->state == STATE_FAILED ? -1 : 0;
+}
+
+/* Returns an errno, or -1 when the reply has its own place and time. */
 static int answer(struct conmon *m, struct client *c, int type, const char *payload, size_t n)
 {
 	switch (type) {
-	case HELLO:
-	case STATUS: c->hello = c->hello || type == HELLO; return n ? EINVAL : 0;
+	case HELLO: return n ? EINVAL : subscribe(m, c);
+	case STATUS: return n ? EINVAL : 0;
 	case REOPEN: return n ? EINVAL : -log_reopen(&m->log);
 	case RESIZE: return n == 4 ? resize(m, payload) : EINVAL;
 	case KILL: return n == 4 ? kill_init(m, (int)(int32_t)get(payload, 4)) : EINVAL;
+	case ATTACH: return attach(m, c, payload, n);
+	case INPUT: return attach_input(m, c, (uint32_t)get(payload - 4, 4), payload, n);
+	case INPUT_END: return attach_input_end(m, c, n);
 	case ACK_EXIT:
+		if (n)
+			return EINVAL;
 		c->acked = true;
 		m->told = m->told || m->state == STATE_EXITED || m->state == STATE_FAILED;
-		return n ? EINVAL : 0;
+		return 0;
 	default: return ENOSYS;
 	}
 }
 
-size_t proto_answer(struct conmon *m, struct client *c, const char *in, size_t n, char *out)
+void proto_reply(struct conmon *m, struct client *c, int type, uint32_t seq, int error)
 {
-	int type = n >= 2 ? (unsigned char)in[1] : 0, r;
+	char out[REPLY_HEADER + STATUS_BYTES];
 	size_t len = REPLY_HEADER;
 
-	if (n < HEADER || in[2] || in[3])
-		r = EINVAL;
-	else if (in[0] != VERSION)
-		r = EPROTONOSUPPORT;
-	else
-		r = answer(m, c, type, in + HEADER, n - HEADER);
-	header(out, type | REPLY, n >= HEADER ? (uint32_t)get(in + 4, 4) : 0);
-	put(out + HEADER, (uint32_t)r, 4);
-	if (r == 0 && (type == HELLO || type == STATUS))
+	proto_header(out, type | REPLY, seq);
+	put(out + HEADER, (uint32_t)error, 4);
+	if (error == 0 && (type == HELLO || type == STATUS))
 		len += status(m, out + REPLY_HEADER);
-	return len;
+	client_send(m, c, (struct part){ out, len }, (struct part){ 0 });
+}
+
+void proto_answer(struct conmon *m, struct client *c, size_t n)
+{
+	const char *in = m->scratch;
+	int type = n >= 2 ? (unsigned char)in[1] : 0, error;
+	uint32_t seq = n >= HEADER ? (uint32_t)get(in + 4, 4) : 0;
+
+	if (n < HEADER || in[2] || in[3])
+		error = EINVAL;
+	else if (in[0] != VERSION)
+		error = EPROTONOSUPPORT;
+	else
+		error = answer(m, c, type, in + HEADER, n - HEADER);
+	if (error >= 0) {
+		proto_reply(m, c, type, seq, error);
+		return;
+	}
+	if (type != HELLO)
+		return;
+	/* Whoever comes after the end is told at once: there will be no other occasion. */
+	proto_reply(m, c, type, seq, 0);
+	if (m->state == STATE_EXITED)
+		push_to(m, c, EXIT, m->buffers->record, m->record_len);
+	else
+		push_to(m, c, FAILED, m->failure, strlen(m->failure));
 }
 
 void proto_request(struct conmon *m, struct client *c)
 {
-	char out[REPLY_HEADER + STATUS_BYTES];
-	ssize_t n = recv(c->fd, m->scratch, sizeof m->scratch, MSG_DONTWAIT | MSG_TRUNC);
-	bool hello = c->hello;
+	ssize_t n;
 
+	if (c->fd < 0 || attach_paused(m, c))
+		return;
+	n = recv(c->fd, m->scratch, HEADER + MAX_PAYLOAD, MSG_DONTWAIT | MSG_TRUNC);
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
-	if (n <= 0) {
-		proto_drop(c);
+	if (n < 0 && errno == ECONNRESET && !c->mute) {
+		/* It has gone without reading all that we said. What it said is still there. */
+		c->mute = true;
 		return;
 	}
-	if ((size_t)n > sizeof m->scratch)
-		n = 0; /* cut: malformed */
-	send_to(c, out, proto_answer(m, c, m->scratch, (size_t)n, out));
-	/* Whoever comes after the end is told at once: there will be no other occasion. */
-	if (c->hello && !hello && m->state == STATE_EXITED)
-		push_to(c, EXIT, m->record, m->record_len);
-	else if (c->hello && !hello && m->state == STATE_FAILED)
-		push_to(c, FAILED, m->failure, strlen(m->failure));
+	if (n <= 0)
+		client_drop(m, c);
+	else
+		proto_answer(m, c, (size_t)n > HEADER + MAX_PAYLOAD ? 0 : (size_t)n); /* cut: malformed */
 }

@@ -4,60 +4,54 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <stdio.h>
-#include <string.h>
 #include <sys/wait.h>
 
 /* Keeps text on one line: a backslash doubled, control bytes as \\xHH. */
-static void escape(char *out, size_t size, const char *text)
+static void put_escaped(struct text *t, const char *text)
 {
-	size_t n = 0;
+	static const char hex[] = "0123456789abcdef";
 
-	for (; *text && n + 5 < size; text++) {
+	for (; *text && t->end - t->at > 6; text++) {
 		unsigned char c = (unsigned char)*text;
 
-		if (c == '\\') {
-			out[n++] = '\\';
-			out[n++] = '\\';
-		} else if (c < ' ' || c == 0x7f) {
-			snprintf(out + n, 5, "\\x%02x", c);
-			n += 4;
-		} else {
-			out[n++] = (char)c;
-		}
+		if (c == '\\')
+			text_put(t, "\\\\");
+		else if (c < ' ' || c == 0x7f)
+			text_put(t, (char[]){ '\\', 'x', hex[c >> 4], hex[c & 15], '\0' });
+		else
+			text_put(t, (char[]){ (char)c, '\0' });
 	}
-	out[n] = '\0';
 }
 
 size_t record_format(struct conmon *m, char *out, size_t size)
 {
-	int code = 128, sig = 0, n;
-	char message[MAX_TEXT];
+	struct text t = text_in(out, size);
+	int code = 128, sig = 0;
 
-	if (m->init_gone && WIFEXITED(m->init_status)) {
-		code = WEXITSTATUS(m->init_status);
-	} else if (m->init_gone && WIFSIGNALED(m->init_status)) {
-		sig = WTERMSIG(m->init_status);
-		code = 128 + sig;
+	/* A process that the runtime made and that never became the container is not one. */
+	if (m->state != STATE_FAILED && m->init_gone) {
+		sig = WIFSIGNALED(m->init_status) ? WTERMSIG(m->init_status) : 0;
+		code = sig ? 128 + sig : WEXITSTATUS(m->init_status);
 	}
-	n = snprintf(out, size,
-		     "crio-exit 1\nid %s\npid %d\nstart_ns %" PRId64 "\nend_ns %" PRId64
-		     "\ncode %d\nsignal %d\noom %d\n"
-		     "log_written_bytes %" PRIu64 "\nlog_dropped_bytes %" PRIu64 "\nfailed %d\n",
-		     m->opt.id, (int)m->init, m->start_ns, m->end_ns, code, sig, m->oom, m->log.written, m->log.dropped,
-		     m->failure[0] != '\0');
-	if (n < 0 || (size_t)n >= size)
-		return 0;
+	text_put(&t, "crio-exit 1\nid ");
+	text_put(&t, m->opt.id);
+	text_put(&t, "\n");
+	text_entry(&t, "pid", m->init);
+	text_entry(&t, "start_ns", m->start_ns);
+	text_entry(&t, "end_ns", m->end_ns);
+	text_entry(&t, "code", code);
+	text_entry(&t, "signal", sig);
+	text_entry(&t, "oom", m->oom);
+	text_entry(&t, "log_written_bytes", (int64_t)m->log.written);
+	text_entry(&t, "log_dropped_bytes", (int64_t)m->log.dropped);
+	text_entry(&t, "failed", m->state == STATE_FAILED);
 	if (m->failure[0]) {
-		int more;
-
-		escape(message, sizeof message, m->failure);
-		more = snprintf(out + n, size - (size_t)n, "message %s\n", message);
-		if (more > 0 && (size_t)(n + more) < size)
-			n += more;
+		text_put(&t, "message ");
+		put_escaped(&t, m->failure);
+		text_put(&t, "\n");
 	}
-	return (size_t)n;
+	return t.cut ? 0 : (size_t)(t.at - out);
 }
 
 /* New, then renamed: a reader finds the whole record or none. */
@@ -66,12 +60,12 @@ int record_write(struct conmon *m)
 	cleanup_close int fd = -1;
 	size_t done = 0;
 
-	m->record_len = record_format(m, m->record, sizeof m->record);
+	m->record_len = record_format(m, m->buffers->record, sizeof m->buffers->record);
 	fd = openat(m->dir, "exit.new", O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return -errno;
 	while (done < m->record_len) {
-		ssize_t n = write(fd, m->record + done, m->record_len - done);
+		ssize_t n = write(fd, m->buffers->record + done, m->record_len - done);
 
 		if (n < 0 && errno != EINTR)
 			return -errno;

@@ -24,33 +24,86 @@ import (
 // patience bounds every wait of the tests; what is timed says its own bound.
 const patience = 20 * time.Second
 
-// build holds the programs, made once for all tests.
+// build holds the programs, made once for all tests, or before them where
+// MONITOR_TEST_BUILD says so.
 var build string
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
+		if build = os.Getenv("MONITOR_TEST_BUILD"); build != "" {
+			return m.Run() // in a virtual machine, which has no compiler
+		}
 		dir, err := os.MkdirTemp("", "monitor-test-")
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
-		defer os.RemoveAll(dir)
 		build = dir
-		if out, err := exec.Command("make", "-s", "-C", "../../conmon", "all", "asan", "BUILD="+dir).CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "make: %v\n%s", err, out)
+		if keep := os.Getenv("MONITOR_TEST_KEEP"); keep != "" {
+			build = keep
+		}
+		defer os.RemoveAll(dir)
+		if err := makeAll(build); err != nil {
+			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
 		return m.Run()
 	}())
 }
 
-// onBuilds runs a test on the monitor as it ships and on the one with sanitizers.
+// makeAll makes the monitors, the fuzz target and the helpers.
+func makeAll(dir string) error {
+	if out, err := exec.Command("make", "-s", "-C", "../../conmon", "all", "asan", "fuzz", "BUILD="+dir).CombinedOutput(); err != nil {
+		return fmt.Errorf("make: %w\n%s", err, out)
+	}
+	return helpers(dir)
+}
+
+// helpers makes what the tests need besides: the guest, what containers have of
+// busybox, and a conmon under valgrind.
+func helpers(dir string) error {
+	guest := exec.Command("gcc", "-O2", "-Wall", "-Werror", "-static", "-o", dir+"/test-guest", "testdata/guest.c")
+	if out, err := guest.CombinedOutput(); err != nil {
+		return fmt.Errorf("guest: %w\n%s", err, out)
+	}
+	busybox, err := os.ReadFile("/bin/busybox")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(dir+"/busybox", busybox, 0o755); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir+"/valgrind", 0o755); err != nil {
+		return err
+	}
+	// Its children are the runtime's business: valgrind is silent in them.
+	script := "#!/bin/sh\nexec valgrind -q --error-exitcode=99 --child-silent-after-fork=yes --log-file=$VALGRIND_LOG.%p " +
+		dir + "/conmon \"$@\"\n"
+	return os.WriteFile(dir+"/valgrind/conmon", []byte(script), 0o755)
+}
+
+// builds are the monitor as it ships, the one with sanitizers, and in the full run
+// the shipped one under valgrind. MONITOR_TEST_ONLY takes one of them, for a machine
+// that cannot have the others.
+func builds() []string {
+	if only := os.Getenv("MONITOR_TEST_ONLY"); only != "" {
+		return []string{only}
+	}
+	return torture([]string{"conmon", "asan/conmon"}, []string{"conmon", "asan/conmon", "valgrind/conmon"})
+}
+
+// onBuilds runs a test on all builds.
 func onBuilds(t *testing.T, test func(t *testing.T, conmon string)) {
+	t.Helper()
+	needRoot(t)
+	for _, name := range builds() {
+		t.Run(strings.ReplaceAll(name, "/", "-"), func(t *testing.T) { test(t, filepath.Join(build, name)) })
+	}
+}
+
+func needRoot(t testing.TB) {
 	if os.Getuid() != 0 {
 		t.Skip("the OCI runtime needs root")
-	}
-	for _, name := range []string{"conmon", "asan/conmon"} {
-		t.Run(strings.ReplaceAll(name, "/", "-"), func(t *testing.T) { test(t, filepath.Join(build, name)) })
 	}
 }
 
@@ -61,6 +114,8 @@ type bundle struct {
 	hostPID bool
 	tty     bool
 	memory  int64
+	unified map[string]string // of cgroup v2
+	parent  string            // of the container's cgroup
 	runtime string
 }
 
@@ -90,9 +145,8 @@ func (b bundle) make(t *testing.T, conmon string) *container {
 	for _, dir := range []string{runDir, filepath.Dir(c.log), c.rootfs + "/bin", c.rootfs + "/proc", c.rootfs + "/dev"} {
 		must(t, os.MkdirAll(dir, 0o755))
 	}
-	busybox, err := os.ReadFile("/bin/busybox")
-	must(t, err)
-	must(t, os.WriteFile(c.rootfs+"/bin/busybox", busybox, 0o755))
+	must(t, place(filepath.Join(build, "busybox"), c.rootfs+"/bin/busybox"))
+	must(t, place(filepath.Join(build, "test-guest"), c.rootfs+"/bin/guest"))
 	for _, name := range []string{"sh", "cat", "sleep", "setsid", "seq", "tail", "stty", "printf", "kill", "yes", "head", "ls", "dd"} {
 		must(t, os.Symlink("busybox", c.rootfs+"/bin/"+name))
 	}
@@ -111,10 +165,11 @@ func (b bundle) make(t *testing.T, conmon string) *container {
 		ID: id, Path: conmon, RunDir: runDir, Runtime: runtime,
 		RuntimeArgs: []string{"--root", filepath.Join(root, "oci")},
 		LogPath:     c.log, TTY: b.tty, CgroupFD: -1,
-		OOMFile: "/sys/fs/cgroup/memory/crio-test-" + id + "/memory.oom_control",
+		OOMFile: oomFile(b.parent + "/crio-test-" + id),
 		Env: []string{
 			"ASAN_OPTIONS=detect_leaks=0:log_path=" + filepath.Join(root, "sanitizer"),
 			"UBSAN_OPTIONS=print_stacktrace=1:log_path=" + filepath.Join(root, "sanitizer"),
+			"VALGRIND_LOG=" + filepath.Join(root, "valgrind"),
 		},
 	}
 	if filepath.Base(runtime) == "crun" {
@@ -126,9 +181,9 @@ func (b bundle) make(t *testing.T, conmon string) *container {
 		c.spec.Runtime = wrapper
 	}
 	for _, hierarchy := range hierarchies(t) {
-		c.spec.KillCgroup = append(c.spec.KillCgroup, filepath.Join(hierarchy, "crio-test-"+id))
+		c.spec.KillCgroup = append(c.spec.KillCgroup, filepath.Join(hierarchy, b.parent, "crio-test-"+id))
 	}
-	own := "/sys/fs/cgroup/pids/crio-test-conmon-" + id
+	own := filepath.Join(controller("pids"), "crio-test-conmon-"+id)
 	must(t, os.Mkdir(own, 0o755))
 	c.spec.JoinCgroup = []string{own + "/cgroup.procs"}
 	t.Cleanup(func() { c.clean(t, root, own) })
@@ -147,9 +202,12 @@ func (c *container) clean(t *testing.T, root, own string) {
 			return err == nil || errors.Is(err, unix.ENOENT)
 		})
 	}
-	if reports, _ := filepath.Glob(filepath.Join(root, "sanitizer*")); len(reports) > 0 {
-		text, _ := os.ReadFile(reports[0])
-		t.Errorf("sanitizer: %s", text)
+	reports, _ := filepath.Glob(filepath.Join(root, "[sv]a[nl]*"))
+	for _, name := range reports {
+		text, _ := os.ReadFile(name)
+		if strings.Contains(name, "sanitizer") || strings.Contains(string(text), "==") {
+			t.Errorf("%s: %s", name, text)
+		}
 	}
 }
 
@@ -168,9 +226,9 @@ func (b bundle) config(rootfs, id string) map[string]any {
 	if !b.hostPID {
 		namespaces = append(namespaces, m{"type": "pid"})
 	}
-	linux := m{"namespaces": namespaces, "cgroupsPath": "/crio-test-" + id}
+	linux := m{"namespaces": namespaces, "cgroupsPath": b.parent + "/crio-test-" + id}
 	if b.memory > 0 {
-		linux["resources"] = m{"memory": m{"limit": b.memory, "swap": b.memory}}
+		linux["resources"] = m{"memory": m{"limit": b.memory, "swap": b.memory}, "unified": b.unified}
 	}
 	return m{
 		"ociVersion": "1.0.0", "hostname": "test", "root": m{"path": rootfs},
@@ -283,7 +341,7 @@ func output(all []record, stream string) string {
 func (c *container) monitorPid(t *testing.T) int {
 	t.Helper()
 	for _, pid := range pidsOf(strings.TrimSuffix(c.spec.JoinCgroup[0], "/cgroup.procs")) {
-		if link, _ := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)); link == c.spec.Path {
+		if link, _ := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)); filepath.Base(link) == "conmon" || strings.Contains(link, "memcheck") {
 			return pid
 		}
 	}
@@ -291,8 +349,33 @@ func (c *container) monitorPid(t *testing.T) int {
 	return 0
 }
 
-// hierarchies are the mount points of cgroup v1, or of v2.
+// unified: the node has cgroup v2 alone.
+func unified() bool {
+	_, err := os.Stat("/sys/fs/cgroup/cgroup.controllers")
+	return err == nil
+}
+
+// controller is the mount point that has it.
+func controller(name string) string {
+	if unified() {
+		return "/sys/fs/cgroup"
+	}
+	return filepath.Join("/sys/fs/cgroup", name)
+}
+
+// oomFile has the counter of a cgroup.
+func oomFile(path string) string {
+	if unified() {
+		return filepath.Join("/sys/fs/cgroup", path, "memory.events")
+	}
+	return filepath.Join("/sys/fs/cgroup/memory", path, "memory.oom_control")
+}
+
+// hierarchies are the mount points of cgroup v1, or the one of v2.
 func hierarchies(t *testing.T) []string {
+	if unified() {
+		return []string{"/sys/fs/cgroup"}
+	}
 	data, err := os.ReadFile("/proc/self/mountinfo")
 	must(t, err)
 	var dirs []string
@@ -301,10 +384,19 @@ func hierarchies(t *testing.T) []string {
 			dirs = append(dirs, strings.Fields(before)[4])
 		}
 	}
-	if len(dirs) == 0 {
-		t.Skip("these tests read cgroup v1; cgroup v2 has its own, in a virtual machine")
-	}
 	return dirs
+}
+
+// place puts a program into a rootfs: linked, or copied to another file system.
+func place(program, path string) error {
+	if err := os.Link(program, path); err == nil {
+		return nil
+	}
+	data, err := os.ReadFile(program)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, data, 0o755)
 }
 
 // pidsOf are the processes of a cgroup and of those in it.
@@ -359,4 +451,32 @@ func timeout(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	t.Cleanup(cancel)
 	return ctx
+}
+
+// torture is the full figure of a test where CRIO_TORTURE is set, and else one that
+// keeps the suite short.
+func torture[T any](short, full T) T {
+	if os.Getenv("CRIO_TORTURE") != "" {
+		return full
+	}
+	return short
+}
+
+// wrapper is an OCI runtime that a test makes up as a shell script.
+func wrapper(t *testing.T, script string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "runtime")
+	must(t, os.WriteFile(path, []byte("#!/bin/sh\n"+script+"\n"), 0o755))
+	return path
+}
+
+// schedstat is the CPU time of a process, to the nanosecond.
+func schedstat(t *testing.T, pid int) time.Duration {
+	t.Helper()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/schedstat", pid))
+	must(t, err)
+	first, _, _ := strings.Cut(string(data), " ")
+	n, err := strconv.ParseInt(first, 10, 64)
+	must(t, err)
+	return time.Duration(n)
 }

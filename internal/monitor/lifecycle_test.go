@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -34,29 +33,6 @@ func TestExitCodeIsTheProcess(t *testing.T) {
 			})
 		}
 	})
-}
-
-func TestManyExitsAtOnce(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("the OCI runtime needs root")
-	}
-	const exits, together = 120, 12
-	turn := make(chan struct{}, together)
-	for i := range exits {
-		t.Run(strconv.Itoa(i), func(t *testing.T) {
-			t.Parallel()
-			turn <- struct{}{}
-			defer func() { <-turn }()
-			code := int32(i * 7 % 256)
-			c := sh(fmt.Sprintf("echo %d; exit %d", i, code)).make(t, filepath.Join(build, "conmon"))
-			if x := c.run(t); x.Code != code || x.Signal != 0 || x.OOM {
-				t.Errorf("got %+v, want code %d", x, code)
-			}
-			if got := output(records(t, c.log), "stdout"); got != fmt.Sprintln(i) {
-				t.Errorf("log %q", got)
-			}
-		})
-	}
 }
 
 func TestSignalEndsAreTold(t *testing.T) {
@@ -157,19 +133,25 @@ func TestLateClientIsToldTheEnd(t *testing.T) {
 
 func TestLostMonitorIsNoticedAtOnce(t *testing.T) {
 	onBuilds(t, func(t *testing.T, conmon string) {
-		c := bundle{args: []string{"/bin/sleep", "1000"}}.make(t, conmon)
-		conn, _ := c.start(t)
-		began := time.Now()
-		must(t, unix.Kill(c.monitorPid(t), unix.SIGKILL))
-		r := <-c.exits
-		if !errors.Is(r.err, ErrLost) {
-			t.Errorf("got %+v", r)
+		best := time.Hour // of some: the machine is shared
+		for range 5 {
+			c := bundle{args: []string{"/bin/sleep", "1000"}}.make(t, conmon)
+			conn, _ := c.start(t)
+			pid := c.monitorPid(t)
+			began := time.Now()
+			must(t, unix.Kill(pid, unix.SIGKILL))
+			r := <-c.exits
+			best = min(best, time.Since(began))
+			if !errors.Is(r.err, ErrLost) {
+				t.Errorf("got %+v", r)
+			}
+			if _, err := conn.Status(timeout(t)); !errors.Is(err, ErrClosed) {
+				t.Errorf("status of a lost monitor: %v", err)
+			}
 		}
-		if took := time.Since(began); took > time.Second {
-			t.Errorf("noticed after %v", took)
-		}
-		if _, err := conn.Status(timeout(t)); !errors.Is(err, ErrClosed) {
-			t.Errorf("status of a lost monitor: %v", err)
+		t.Logf("noticed after %v", best)
+		if best > 10*time.Millisecond {
+			t.Errorf("noticed after %v at best", best)
 		}
 	})
 }

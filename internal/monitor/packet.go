@@ -13,19 +13,25 @@ const (
 	protocolVersion = 1
 	headerSize      = 8
 	statusSize      = 32
-	maxPacket       = 8192 // conmon sends up to half of it
+	maxPacket       = 8192
+	maxPayload      = maxPacket - headerSize
 
-	typeHello   = 1
-	typeReopen  = 2
-	typeResize  = 3
-	typeKill    = 4
-	typeStatus  = 5
-	typeAckExit = 7
+	typeHello    = 1
+	typeReopen   = 2
+	typeResize   = 3
+	typeKill     = 4
+	typeStatus   = 5
+	typeAttach   = 6
+	typeAckExit  = 7
+	typeInput    = 8
+	typeInputEnd = 9
 
-	typeReply   = 0x80
-	pushStarted = 0x40
-	pushFailed  = 0x41
-	pushExit    = 0x42
+	typeReply     = 0x80
+	pushStarted   = 0x40
+	pushFailed    = 0x41
+	pushExit      = 0x42
+	pushOutput    = 0x43
+	pushOutputEnd = 0x44
 )
 
 // packet is one message. For a reply, payload begins after the errno.
