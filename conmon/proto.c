@@ -135,13 +135,21 @@ static int subscribe(struct conmon *m, struct client *c)
 	return m->state == STATE_EXITED || m->state == STATE_FAILED ? -1 : 0;
 }
 
+/* After the end was told nobody waits for a new log, and CRI wants none made. */
+static int reopen(struct conmon *m)
+{
+	if (m->state == STATE_EXITED || m->state == STATE_FAILED)
+		return ESRCH;
+	return -log_reopen(&m->log);
+}
+
 /* Returns an errno, or -1 when the reply has its own place and time. */
 static int answer(struct conmon *m, struct client *c, int type, const char *payload, size_t n)
 {
 	switch (type) {
 	case HELLO: return n ? EINVAL : subscribe(m, c);
 	case STATUS: return n ? EINVAL : 0;
-	case REOPEN: return n ? EINVAL : -log_reopen(&m->log);
+	case REOPEN: return n ? EINVAL : reopen(m);
 	case RESIZE: return n == 4 ? resize(m, payload) : EINVAL;
 	case KILL: return n == 4 ? kill_init(m, (int)(int32_t)get(payload, 4)) : EINVAL;
 	case ATTACH: return attach(m, c, payload, n);

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/crio-minimal/crio/internal/cgroup"
 	"github.com/crio-minimal/crio/internal/fault"
@@ -146,7 +147,7 @@ func (e *Engine) ReopenLog(ctx context.Context, id string) error {
 	defer cancel()
 	err = conn.Reopen(ctx)
 	switch {
-	case errors.Is(err, monitor.ErrClosed):
+	case errors.Is(err, monitor.ErrClosed), errors.Is(err, unix.ESRCH):
 		// The exit was told before the request was taken, and its news is under way to us.
 		return fault.New(fault.FailedPrecondition, "container %s has just ended: it writes no log", v.ID)
 	case err != nil:

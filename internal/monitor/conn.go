@@ -76,7 +76,8 @@ func (c *Conn) Kill(ctx context.Context, sig unix.Signal) error {
 }
 
 // Reopen opens the log path anew, and returns when all further output goes there.
-// On an error the file before stays in use.
+// On an error the file before stays in use, and none is made; it wraps unix.ESRCH when
+// the exit has been told.
 func (c *Conn) Reopen(ctx context.Context) error {
 	_, err := c.request(ctx, typeReopen, nil)
 	return wrap("reopen log", err)

@@ -118,6 +118,14 @@ func TestLateClientIsToldTheEnd(t *testing.T) {
 		must(t, err)
 		defer conn.Close()
 		<-reached // the end is told and not acknowledged: the monitor waits
+		// A log that somebody moves away now must not come back (ReopenContainerLog).
+		must(t, os.Rename(c.log, c.log+".1"))
+		if err := conn.Reopen(ctx); !errors.Is(err, unix.ESRCH) {
+			t.Errorf("reopen after the end: %v", err)
+		}
+		if _, err := os.Stat(c.log); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("reopen after the end made a log: %v", err)
+		}
 		late, status, err := Connect(ctx, c.spec.RunDir, c.onExit)
 		must(t, err)
 		defer late.Close()
