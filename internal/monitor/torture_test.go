@@ -231,7 +231,8 @@ func pod(t *testing.T, name string, memory int64) string {
 	dir := filepath.Join(controller("memory"), parent)
 	must(t, os.Mkdir(dir, 0o755))
 	t.Cleanup(func() { // after the containers' own
-		for _, h := range hierarchies(t) {
+		// A hybrid node has a unified hierarchy as well, without controllers.
+		for _, h := range append(hierarchies(t), "/sys/fs/cgroup/unified") {
 			eventually(t, "the pod's cgroup is removed", func() bool {
 				err := unix.Rmdir(filepath.Join(h, parent))
 				return err == nil || errors.Is(err, unix.ENOENT)
