@@ -13,7 +13,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 NODE := runc:runc /usr/lib/cni/bridge:containernetworking-plugins iptables:iptables
 TOOLS := gcc:gcc /usr/include/stdio.h:libc6-dev make:make musl-gcc:musl-tools git:git /etc/ssl/certs/ca-certificates.crt:ca-certificates
 TESTS := crun:crun docker-registry:docker-registry skopeo:skopeo /bin/busybox:busybox-static ip:iproute2 umount:mount \
-	valgrind:valgrind clang-format:clang-format
+	valgrind:valgrind clang-format:clang-format conmon:conmon
 HASH := \#
 MISSING = $(shell for w in $(NODE) $(TOOLS) $(WANTED); do command -v $${w%%:*} >/dev/null || [ -e $${w%%:*} ] || echo $${w$(HASH)$(HASH)*:}; done)
 

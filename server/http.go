@@ -2,6 +2,8 @@ package server
 
 import (
 	"encoding/json"
+	"fmt"
+	"io"
 	"net/http"
 	"runtime"
 	"time"
@@ -32,5 +34,23 @@ func (s *Server) routes() http.Handler {
 			s.Log.Debug("status", "err", err)
 		}
 	})
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4")
+		if err := writeMetrics(w, s.engine.Report()); err != nil {
+			s.Log.Debug("metrics", "err", err)
+		}
+	})
 	return mux
+}
+
+// writeMetrics writes Prometheus' text format 0.0.4.
+func writeMetrics(w io.Writer, r engine.Report) error {
+	_, err := fmt.Fprintf(w, `# HELP crio_container_log_dropped_bytes_total Output of ended containers that their log did not take.
+# TYPE crio_container_log_dropped_bytes_total counter
+crio_container_log_dropped_bytes_total %d
+# HELP crio_teardowns_blocked Objects whose removal fails and is tried again.
+# TYPE crio_teardowns_blocked gauge
+crio_teardowns_blocked %d
+`, r.LogDropped, len(r.Blocked))
+	return err
 }

@@ -3,6 +3,9 @@ package test
 import (
 	"context"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +20,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/crio-minimal/crio/internal/sys"
 )
 
 // reconfigure replaces a part of the daemon's configuration; it counts after a start.
@@ -336,5 +341,45 @@ func TestHangingMonitorDoesNotKeepItsContainer(t *testing.T) {
 		if s := n.container(id); s.GetExitCode() != 255 || s.GetReason() != "MonitorLost" {
 			t.Errorf("status: %v", s)
 		}
+	}
+}
+
+// A log on a full disk loses output, not the container; what it loses is counted.
+func TestFullLogDiskIsCounted(t *testing.T) {
+	n, image := readyNode(t, options{})
+	pod := n.podConfig()
+	if err := os.MkdirAll(pod.GetLogDirectory(), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", pod.GetLogDirectory(), "tmpfs", 0, "size=64k"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(pod.GetLogDirectory(), unix.MNT_DETACH) })
+	box := n.runPod(pod)
+	id := n.runContainer(box, pod, n.containerConfig(image, shell("yes 0123456789 | head -n 50000; exit 42")...))
+	if s := n.exited(id); s.GetExitCode() != 42 {
+		t.Errorf("status: %v", s)
+	}
+	client := http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return sys.Dial(ctx, n.socket) },
+	}}
+	answer, err := client.Get("http://crio/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var dropped int
+	_, rest, _ := strings.Cut(string(text), "\ncrio_container_log_dropped_bytes_total ")
+	if _, err := fmt.Sscan(rest, &dropped); err != nil || dropped < 400_000 || dropped > 550_000 {
+		t.Errorf("dropped %d of 550000 bytes, %v:\n%s", dropped, err, text)
+	}
+	n.removeAll()
+	if err := unix.Unmount(pod.GetLogDirectory(), unix.MNT_DETACH); err != nil {
+		t.Error(err)
 	}
 }

@@ -175,6 +175,25 @@ func (t *Tree) ContainerGroup(parent, id string) (Group, error) {
 	return t.group(p, p), nil
 }
 
+// PodOOMFile is where the kernel counts the OOM kills of all of a pod's containers: it
+// outlives the group of one that systemd removes at its end. "" in v1, where a group
+// does not count for those inside it, and for a parent that is no pod's own.
+func (t *Tree) PodOOMFile(parent string) string {
+	if t.version == 1 || parent == "" {
+		return ""
+	}
+	dir, err := cgroupfsParent(parent, defaultPods)
+	if t.driver == Systemd {
+		if dir, err = sliceName(parent); err == nil {
+			dir = expandSlice(dir)
+		}
+	}
+	if err != nil || dir == "/" {
+		return ""
+	}
+	return t.group(dir, dir).OOMFile()
+}
+
 // MonitorGroup names the group of the monitor of a container. With systemd it lies
 // in the daemon's own, which its unit delegates to it.
 func (t *Tree) MonitorGroup(parent, id string) (Group, error) {

@@ -37,6 +37,25 @@ func TestExpandSlice(t *testing.T) {
 	}
 }
 
+func TestPodOOMFile(t *testing.T) {
+	for _, tt := range []struct {
+		tree         *Tree
+		parent, want string
+	}{
+		{treeV2(Cgroupfs), "/kubepods/podx", base + "/kubepods/podx/memory.events"},
+		{treeV2(Systemd), "kubepods-podx.slice", base + "/kubepods.slice/kubepods-podx.slice/memory.events"},
+		{treeV2(Cgroupfs), "", ""},
+		{treeV2(Cgroupfs), "/", ""},
+		{treeV2(Systemd), "-.slice", ""},
+		{treeV2(Systemd), "no-slice", ""},
+		{treeV1(Cgroupfs), "/kubepods/podx", ""},
+	} {
+		if got := tt.tree.PodOOMFile(tt.parent); got != tt.want {
+			t.Errorf("v%d %s %q: %q, want %q", tt.tree.version, tt.tree.driver, tt.parent, got, tt.want)
+		}
+	}
+}
+
 func TestContainerGroup(t *testing.T) {
 	for _, c := range []struct{ driver, parent, oci, path string }{
 		{Cgroupfs, "", "/crio.pods/crio-1", "/crio.pods/crio-1"},

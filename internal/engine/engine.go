@@ -21,6 +21,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -119,6 +120,7 @@ type Engine struct {
 	ops              operations
 	told             told
 	quarantined      []record.Broken
+	logDropped       atomic.Uint64 // bytes, of containers that ended in this daemon's life
 }
 
 // told are the messages that were logged once. Requests have a say in them, and so

@@ -63,6 +63,9 @@ type Report struct {
 	Operations  []OperationReport
 	Blocked     []BlockedReport
 	Quarantined []QuarantineReport
+	// LogDropped counts the bytes of output that no log took, of the containers that
+	// have ended since the daemon began.
+	LogDropped uint64
 }
 
 // BlockedReport is an object whose teardown failed and is being tried again.
@@ -80,6 +83,7 @@ type QuarantineReport struct{ ID, Path, Reason string }
 func (e *Engine) Report() Report {
 	r := Report{
 		Sandboxes: map[pod.SandboxPhase]int{}, Containers: map[pod.ContainerPhase]int{}, Operations: e.ops.report(),
+		LogDropped: e.logDropped.Load(),
 	}
 	for _, s := range e.index.sandboxes() {
 		v := s.snapshot()

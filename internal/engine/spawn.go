@@ -59,7 +59,7 @@ func (e *Engine) spawn(ctx context.Context, l launch, onExit func(monitor.Exit, 
 		LogPath: l.logPath, LogSizeMax: max(e.LogSizeMax, 0),
 		TTY: l.tty, Stdin: l.stdin, StdinOnce: l.stdinOnce,
 		JoinCgroup: own.JoinFiles(), KillCgroup: []string{container.KillDir()},
-		OOMFile: container.OOMFile(),
+		OOMFile: container.OOMFile(), PodOOMFile: e.Cgroups.PodOOMFile(l.parent),
 	}
 	if dir, err := own.OpenDir(); err == nil && dir != nil {
 		defer dir.Close()
@@ -109,6 +109,7 @@ func (e *Engine) killProcesses(ctx context.Context, h pod.Handler, parent, id st
 // killed first: nobody would see its end.
 func (e *Engine) ended(h pod.Handler, parent, id string, x monitor.Exit, err error) pod.Ended {
 	if err == nil {
+		e.logDropped.Add(x.Dropped)
 		reason := ""
 		if x.StartedAt == 0 && x.Message != "" {
 			reason = pod.ReasonStartError

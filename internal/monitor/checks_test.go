@@ -22,7 +22,7 @@ func TestFuzzTarget(t *testing.T) {
 
 // TestAnalyzer: gcc's -fanalyzer has nothing to say.
 func TestAnalyzer(t *testing.T) {
-	if out, err := exec.Command("make", "-s", "-C", "../../conmon", "analyze").CombinedOutput(); err != nil || len(out) > 0 {
+	if out, err := exec.Command("make", "-s", "--no-print-directory", "-C", "../../conmon", "analyze").CombinedOutput(); err != nil || len(out) > 0 {
 		t.Errorf("%v\n%s", err, out)
 	}
 }

@@ -110,6 +110,7 @@ func TestMemoryOfABurstIsGivenBack(t *testing.T) {
 	eventually(t, "the buffers are given back", func() bool {
 		return kernelNumber(t, fmt.Sprintf("/proc/%d/smaps_rollup", pid), "Anonymous") < 40
 	})
+	time.Sleep(1200 * time.Millisecond) // the last of it goes after a second of silence
 	memory(t, pid, "after a burst")
 	asleep(t, pid, "after a burst")
 }
