@@ -107,7 +107,8 @@ func (n *node) mounts(inv inventory) {
 
 func (n *node) cgroups(inv inventory) {
 	err := filepath.WalkDir("/sys/fs/cgroup", func(path string, entry fs.DirEntry, err error) error {
-		if err == nil && entry.IsDir() && strings.Contains(path, testParent()) {
+		// A pod's slice is the kubelet's, or systemd's own where nobody made it.
+		if err == nil && entry.IsDir() && strings.Contains(path, testParent()) && !strings.HasSuffix(path, ".slice") {
 			inv["cgroup "+path]++
 		}
 		return nil // groups of others come and go

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/crio-minimal/crio/internal/cgroup"
 )
 
 // inside marks the process that runs the tests in namespaces of its own.
@@ -52,6 +54,9 @@ func run(m *testing.M) int {
 // removeCgroups takes the parents of this run's cgroups away, which the daemons leave
 // as they would leave the kubelet's.
 func removeCgroups() {
+	if cgroupManager() == cgroup.Systemd {
+		return // which removes its own
+	}
 	for _, pattern := range []string{"/sys/fs/cgroup/*", "/sys/fs/cgroup"} {
 		groups, _ := filepath.Glob(pattern + testParent() + "monitors")
 		parents, _ := filepath.Glob(pattern + strings.TrimSuffix(testParent(), "/"))

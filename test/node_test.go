@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/crio-minimal/crio/internal/cgroup"
 	"github.com/crio-minimal/crio/internal/sys"
 	"github.com/crio-minimal/crio/server"
 	"github.com/crio-minimal/crio/test/fixture"
@@ -130,7 +131,7 @@ listen = %q
 [crio.runtime]
 conmon = %q
 conmon_cgroup = %q
-cgroup_manager = "cgroupfs"
+cgroup_manager = %q
 log_level = "debug"
 [crio.image]
 registries_conf = %q
@@ -141,8 +142,16 @@ certs_dir = %q
 network_dir = %q
 plugin_dirs = ["/usr/lib/cni", "/opt/cni/bin"]
 cache_dir = %q
-`, n.path("storage"), n.path("storage-run"), n.path("state"), n.path("run"), n.socket, binary(n.t, "conmon"), testParent()+"monitors",
+`, n.path("storage"), n.path("storage-run"), n.path("state"), n.path("run"), n.socket, binary(n.t, "conmon"), monitorsParent(), cgroupManager(),
 		registries, n.path("conf.d"), policy, certs, n.path("cni"), n.path("cni-cache")) + o.conf
+}
+
+// monitorsParent is the daemon's own group with systemd, by default.
+func monitorsParent() string {
+	if cgroupManager() == cgroup.Systemd {
+		return ""
+	}
+	return testParent() + "monitors"
 }
 
 // conflist is a chain of the stock plugins on a bridge of the node's own.

@@ -1,6 +1,7 @@
 package test
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,13 +12,33 @@ import (
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/crio-minimal/crio/internal/cgroup"
 	"github.com/crio-minimal/crio/test/fixture"
 )
 
 var pods atomic.Int32
 
-// testParent is the cgroup of this run's pods and monitors: others may test here, too.
-func testParent() string { return fmt.Sprintf("/crio-test-%d/", os.Getpid()) }
+// testParent begins the cgroups of this run's pods and monitors: others may test here, too.
+func testParent() string {
+	if cgroupManager() == cgroup.Systemd {
+		return fmt.Sprintf("criotest%d", os.Getpid())
+	}
+	return fmt.Sprintf("/crio-test-%d/", os.Getpid())
+}
+
+// parentOf is the cgroup of a pod, as the kubelet would name it.
+func parentOf(pod string) string {
+	if cgroupManager() == cgroup.Systemd {
+		return testParent() + "-" + strings.ReplaceAll(pod, "-", "_") + ".slice"
+	}
+	return testParent() + pod
+}
+
+// cgroupManager is the driver of the daemons under test: cgroupfs, unless the variable
+// CRIO_TEST_CGROUP_MANAGER says systemd on a machine that has it.
+func cgroupManager() string {
+	return cmp.Or(os.Getenv("CRIO_TEST_CGROUP_MANAGER"), cgroup.Cgroupfs)
+}
 
 // readyNode is a node with busybox on it that has run a pod before: what stays for
 // good (a bridge, packet filter chains) is there, and the inventory is taken.
@@ -56,7 +77,7 @@ func (n *node) podConfig() *cri.PodSandboxConfig {
 		Metadata: &cri.PodSandboxMetadata{Name: name, Namespace: "test", Uid: "uid-" + name},
 		Hostname: name, LogDirectory: n.path("logs/" + name),
 		Linux: &cri.LinuxPodSandboxConfig{
-			CgroupParent: testParent() + name,
+			CgroupParent: parentOf(name),
 			SecurityContext: &cri.LinuxSandboxSecurityContext{
 				NamespaceOptions: &cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER},
 			},
