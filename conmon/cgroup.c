@@ -76,6 +76,8 @@ static bool kill_listed(int fd, struct witness *w)
 	return lives;
 }
 
+enum { MAX_DEPTH = 40 };
+
 struct dirent64_head {
 	uint64_t ino;
 	int64_t off;
@@ -83,6 +85,10 @@ struct dirent64_head {
 	uint8_t type;
 	char name[];
 };
+
+/* After an open that failed: nobody lives in what does not exist. With any other
+ * reason, of ours, somebody may. */
+static bool is_gone(void) { return errno == ENOENT || errno == ENODEV; }
 
 /* v1 has no cgroup.kill: every group of the tree is read, inner ones first. The
  * depth bounds the recursion; the kernel's own limit is far above what containers use. */
@@ -98,15 +104,17 @@ static bool kill_tree(int dir, struct witness *w, int depth)
 			struct dirent64_head *e = (struct dirent64_head *)(void *)(buf + at);
 
 			at += e->reclen;
-			if (e->type != DT_DIR || e->name[0] == '.' || depth == 0)
+			if (e->type != DT_DIR || e->name[0] == '.')
 				continue;
+			if (depth == 0)
+				return true; /* deeper than we look */
 			cleanup_close int sub = openat(dir, e->name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-			if (sub >= 0 && kill_tree(sub, w, depth - 1))
+			if (sub < 0 ? !is_gone() : kill_tree(sub, w, depth - 1))
 				lives = true;
 		}
 	}
 	procs = openat(dir, "cgroup.procs", O_RDONLY | O_CLOEXEC);
-	return (procs >= 0 && kill_listed(procs, w)) || lives;
+	return (procs < 0 ? !is_gone() : kill_listed(procs, w)) || lives;
 }
 
 int cgroup_kill(const char *path, struct witness *w)
@@ -116,11 +124,13 @@ int cgroup_kill(const char *path, struct witness *w)
 	int events;
 
 	if (dir < 0)
-		return 0; /* nobody lives in what does not exist */
+		return !is_gone();
 	if (write_file(dir, "cgroup.kill", "1") < 0)
-		return kill_tree(dir, w, 8);
+		return kill_tree(dir, w, MAX_DEPTH);
 	events = openat(dir, "cgroup.events", O_RDONLY | O_CLOEXEC);
-	if (events < 0 || !read_key(events, "populated", &populated) || populated == 0) {
+	if (events < 0)
+		return !is_gone();
+	if (!read_key(events, "populated", &populated) || populated == 0) {
 		close_fd(&events);
 		return 0;
 	}

@@ -12,21 +12,35 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include <sys/syscall.h>
 #include <time.h>
 
+#ifndef SYS_openat2
+#define SYS_openat2 437
+#endif
+
 enum {
+	RESOLVE_NO_SYMLINKS = 4, /* openat2(2) */
 	TAG = 2, /* the header ends in a tag and a blank */
 	/* Content from here on is written from where it lies. Below, a copy costs less
 	 * than the kernel's work on one more vector. */
 	WRITE_IN_PLACE = 2048,
 };
 
-/* Opens a regular file only, and follows no link in the last part: what stands
- * there may have been put there by a container that shares the directory. */
+/* Opens a regular file only, and follows no link on the way: what stands there may have
+ * been put there by a container that shares the directory. The daemon has resolved the
+ * links that are the node's own. */
 static int open_regular(const char *path)
 {
+	const struct {
+		uint64_t flags, mode, resolve;
+	} how = {
+		.flags = O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC,
+		.mode = 0640,
+		.resolve = RESOLVE_NO_SYMLINKS,
+	};
 	struct stat st;
-	int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0640);
+	int fd = (int)syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof how);
 
 	if (fd < 0)
 		return -errno;
@@ -35,6 +49,13 @@ static int open_regular(const char *path)
 		return -EINVAL;
 	}
 	return fd;
+}
+
+static bool same_file(int a, int b)
+{
+	struct stat x, y;
+
+	return a >= 0 && fstat(a, &x) == 0 && fstat(b, &y) == 0 && x.st_ino == y.st_ino && x.st_dev == y.st_dev;
 }
 
 int log_open(struct logfile *l)
@@ -47,8 +68,9 @@ int log_open(struct logfile *l)
 	fd = open_regular(l->path);
 	if (fd < 0)
 		return fd;
+	if (!same_file(l->fd, fd))
+		l->torn = false;
 	l->fd = fd;
-	l->torn = false;
 	l->size = fstat(fd, &st) == 0 ? st.st_size : 0;
 	return 0;
 }

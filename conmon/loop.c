@@ -350,9 +350,15 @@ static void dispatch(struct conmon *m, void *owner)
 			;
 		reap(m);
 	} else if (owner == &m->init_pidfd) {
+		siginfo_t info;
+
 		reap(m);
-		if (!m->init_gone)
+		if (m->init_gone)
+			return;
+		if (waitid(P_PID, (id_t)m->init, &info, WEXITED | WNOHANG | WNOWAIT) < 0 && errno == ECHILD)
 			init_not_ours(m);
+		else
+			close_fd(&m->init_pidfd); /* its tracer waits first; then SIGCHLD comes */
 	} else if (owner == &m->listener) {
 		sock_accept(m);
 	} else if (owner == &m->words_fd) {

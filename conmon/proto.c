@@ -212,7 +212,7 @@ void proto_request(struct conmon *m, struct client *c)
 	n = recv(c->fd, m->scratch, HEADER + MAX_PAYLOAD, MSG_DONTWAIT | MSG_TRUNC);
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
-	if (n < 0 && errno == ECONNRESET && !c->mute) {
+	if (n < 0 && errno == ECONNRESET) {
 		/* It has gone without reading all that we said. What it said is still there. */
 		c->mute = true;
 		return;

@@ -33,6 +33,7 @@ const drainTime = 15 * time.Second
 func daemonCommand(ctx context.Context, cfg *config.Config) error {
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGTERM, unix.SIGINT)
 	defer stop()
+	defer context.AfterFunc(ctx, stop)() // a second one ends at once
 	// Caught and dropped, for their default is to end the daemon: SIGHUP asks for a
 	// reload, which is not served; SIGPIPE says that nobody reads the log any more. Not
 	// ignored, for containers would inherit that.
@@ -83,6 +84,10 @@ func runDaemon(ctx context.Context, cfg *config.Config) error {
 	}
 	unwanted, err := parts.engine.Recover(ctx)
 	if err != nil {
+		parts.engine.Close(ctx)
+		if ctx.Err() != nil {
+			return nil // asked to end
+		}
 		return fmt.Errorf("recovery: %w", err)
 	}
 	return serve(ctx, cfg, parts, unwanted, log)
@@ -91,6 +96,7 @@ func runDaemon(ctx context.Context, cfg *config.Config) error {
 func serve(ctx context.Context, cfg *config.Config, p *parts, unwanted engine.Unwanted, log *slog.Logger) error {
 	listener, err := sys.Listen(cfg.API.Listen, 0o660)
 	if err != nil {
+		p.engine.Close(ctx)
 		return fmt.Errorf("listen: %w", err)
 	}
 	s := server.New(server.Options{

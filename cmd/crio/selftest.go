@@ -142,12 +142,13 @@ func standalone(ctx context.Context, cfg *config.Config, image string) (report s
 func sinceMilliseconds(t time.Time) float64 { return float64(time.Since(t).Microseconds()) / 1000 }
 
 // awaitDaemon returns when the socket answers, or with the daemon's error.
-func awaitDaemon(ctx context.Context, socket string, ended <-chan error) error {
+func awaitDaemon(ctx context.Context, socket string, ended chan error) error {
 	look := time.NewTicker(5 * time.Millisecond)
 	defer look.Stop()
 	for {
 		select {
 		case err := <-ended:
+			ended <- err // for whoever waits for the end
 			return errors.Join(errors.New("the private daemon did not start"), err)
 		case <-ctx.Done():
 			return ctx.Err()

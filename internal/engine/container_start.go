@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"time"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -38,6 +39,9 @@ func (e *Engine) startContainer(ctx context.Context, op *operation, c *container
 	case v.Phase != pod.ContainerCreated:
 		return fault.New(fault.FailedPrecondition, "container %s is %s, not created", v.ID, v.Phase)
 	}
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("start %s: its turn came too late: %w", v.ID, err)
+	}
 	if err := e.commitContainer(c, pod.StartRequest{}); err != nil {
 		return err
 	}
@@ -51,11 +55,15 @@ func (e *Engine) startContainer(ctx context.Context, op *operation, c *container
 			return errors.Join(err, e.commitContainer(c, pod.StartUndone{}))
 		}
 	}
+	logPath, err := e.logOnDisk(v)
+	if err != nil {
+		return errors.Join(err, e.commitContainer(c, pod.StartUndone{}))
+	}
 	op.stage("monitor, runtime create and start")
 	committed := make(chan struct{})
 	defer close(committed)
 	conn, status, err := e.spawn(ctx, launch{
-		id: v.ID, parent: v.CgroupParent, handler: v.Handler, logPath: v.LogPath,
+		id: v.ID, parent: v.CgroupParent, handler: v.Handler, logPath: logPath,
 		tty: v.Config.GetTty(), stdin: v.Config.GetStdin(), stdinOnce: v.Config.GetStdinOnce(),
 	}, func(x monitor.Exit, err error) {
 		<-committed // the end comes after the start, however short the life
@@ -66,6 +74,25 @@ func (e *Engine) startContainer(ctx context.Context, op *operation, c *container
 	}
 	c.conn.Store(conn)
 	return e.commitContainer(c, pod.Started{Init: pod.Process{Pid: status.Pid, StartTicks: status.StartTicks}, At: status.StartedAt})
+}
+
+// logOnDisk is the path of the log with the links above the pod's directory resolved,
+// which are the node's own. Below it the monitor follows none: a container that sees the
+// directory could have put it there.
+func (e *Engine) logOnDisk(v pod.Container) (string, error) {
+	s, err := e.index.sandbox(v.SandboxID)
+	if err != nil || v.LogPath == "" {
+		return "", err
+	}
+	above := filepath.Dir(filepath.Clean(s.snapshot().Config.GetLogDirectory()))
+	below, err := filepath.Rel(above, v.LogPath)
+	if err != nil {
+		return "", fmt.Errorf("log of %s: %w", v.ID, err)
+	}
+	if above, err = filepath.EvalSymlinks(above); err != nil {
+		return "", fmt.Errorf("log of %s: %w", v.ID, err)
+	}
+	return filepath.Join(above, below), nil
 }
 
 func joinsTarget(v pod.Container) bool {

@@ -76,7 +76,13 @@ func (e *Engine) stopContainer(ctx context.Context, c *container, grace time.Dur
 		if err := awaitQueue(ctx, &c.queue); err != nil {
 			return fmt.Errorf("stop %s: its start has not ended: %w", v.ID, err)
 		}
-		v = c.snapshot()
+		if v = c.snapshot(); v.Phase == pod.ContainerCreated && v.StartRequested {
+			// Nobody could undo it so far.
+			if err := c.queue.wait(func() error { return e.undoStart(ctx, c) }); err != nil {
+				return fmt.Errorf("stop %s: %w", v.ID, err)
+			}
+			v = c.snapshot()
+		}
 	}
 	if v.Phase != pod.ContainerRunning {
 		return nil
@@ -96,26 +102,43 @@ func (e *Engine) stopContainer(ctx context.Context, c *container, grace time.Dur
 		return fmt.Errorf("stop %s: %s: %w", v.ID, describe(v.Init), ctx.Err())
 	case <-late.C:
 	}
-	if e.dismissMonitor(ctx, v) {
+	if e.dismissMonitor(ctx, c) {
+		gone := time.NewTimer(killBudget)
+		defer gone.Stop()
 		select {
 		case <-c.exited:
 			return nil
+		case <-gone.C:
 		case <-ctx.Done():
 		}
 	}
 	return fmt.Errorf("stop %s: killed %s ago, but %s: %w", v.ID, e.KillWait, describe(v.Init), context.DeadlineExceeded)
 }
 
+// tellTime is what a monitor may take from the end of its container's last process to
+// its word: PROTOCOL.md's bounds for killing and draining, and some more.
+const tellTime = 5 * time.Second
+
 // dismissMonitor ends a monitor that does not tell the exit although nothing of its
-// container is left. It tells whether it did: the exit is then known as one that
+// container is left. It tells whether the exit is known now, or will be as one that
 // nobody witnessed.
-func (e *Engine) dismissMonitor(ctx context.Context, v pod.Container) bool {
+func (e *Engine) dismissMonitor(ctx context.Context, c *container) bool {
+	v := c.snapshot()
 	own, group, err := e.groups(v.Handler, v.CgroupParent, v.ID)
 	if err != nil {
 		return false
 	}
 	if empty, err := group.Empty(); err != nil || !empty {
 		return false
+	}
+	patience := time.NewTimer(tellTime)
+	defer patience.Stop()
+	select {
+	case <-c.exited:
+		return true
+	case <-ctx.Done():
+		return false
+	case <-patience.C:
 	}
 	ctx, cancel := context.WithTimeout(ctx, killBudget)
 	defer cancel()

@@ -30,12 +30,13 @@ func (x *index) init() {
 	x.containerByKey = map[pod.ContainerKey]*container{}
 }
 
-func (x *index) addSandbox(s *sandbox) {
+func (x *index) addSandbox(s *sandbox, recovered bool) {
 	v := s.snapshot()
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.sandboxByID[v.ID] = s
-	if v.Phase != pod.SandboxRemoving {
+	// What an earlier daemon left half-made is to go, and must not take the key of another.
+	if v.Phase != pod.SandboxRemoving && !(recovered && v.Phase == pod.SandboxCreating) {
 		x.sandboxByKey[pod.KeyOfSandbox(v.Config.GetMetadata())] = s
 	}
 }
@@ -56,7 +57,7 @@ func (x *index) addContainer(c *container, recovered bool) error {
 		return fault.New(fault.FailedPrecondition, "sandbox %s is not ready", v.SandboxID)
 	}
 	x.containerByID[v.ID] = c
-	if v.Phase != pod.ContainerRemoving {
+	if v.Phase != pod.ContainerRemoving && !(recovered && v.Phase == pod.ContainerCreating) {
 		x.containerByKey[pod.KeyOfContainer(v.SandboxID, v.Config.GetMetadata())] = c
 	}
 	return nil

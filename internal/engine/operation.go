@@ -88,6 +88,7 @@ func (e *Engine) watch(key opKey, work func(context.Context)) *operation {
 	ops.mu.Lock()
 	defer ops.mu.Unlock()
 	op := ops.begin(name, key)
+	op.stage("waiting")
 	ops.watches.Go(func() {
 		work(e.ctx)
 		ops.end(name, op)

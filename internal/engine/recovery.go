@@ -45,7 +45,7 @@ func (e *Engine) Recover(ctx context.Context) (u Unwanted, err error) {
 	var watches []*operation
 	for _, v := range sandboxes {
 		s := newSandbox(v)
-		e.index.addSandbox(s)
+		e.index.addSandbox(s, true)
 		if v.Phase == pod.SandboxCreating || v.Phase == pod.SandboxRemoving {
 			u.sandboxes = append(u.sandboxes, s)
 		}
@@ -70,10 +70,22 @@ func (e *Engine) Recover(ctx context.Context) (u Unwanted, err error) {
 		select {
 		case <-op.done:
 		case <-patience.Done():
+			if ended(op.done) || ctx.Err() != nil {
+				continue
+			}
 			e.Log.Warn("a monitor does not answer; what it watches is left alone, and it is waited for", "id", op.object)
 		}
 	}
 	return u, ctx.Err()
+}
+
+func ended(done <-chan struct{}) bool {
+	select {
+	case <-done:
+		return true
+	default:
+		return false
+	}
 }
 
 // recoverSandbox keeps a ready sandbox ready if its namespaces and its pause
@@ -91,7 +103,7 @@ func (e *Engine) recoverSandbox(s *sandbox) *operation {
 		return nil
 	}
 	return e.watch(opKey{"reach monitor", v.ID}, func(ctx context.Context) {
-		conn, status, err := monitor.Connect(ctx, e.Layout.ContainerDir(v.ID), e.pauseEnded(s))
+		conn, status, err := e.reach(ctx, v.ID, e.pauseEnded(s))
 		if ctx.Err() != nil {
 			return
 		}
@@ -147,6 +159,55 @@ func (e *Engine) recoverContainer(c *container) *operation {
 	return nil
 }
 
+// reachAgain is the pause after an attempt to reach a monitor that failed for a reason
+// of ours (no descriptor, no memory) or that it may get over (a full queue).
+const reachAgain = time.Second
+
+// reach connects to the monitor of an earlier daemon and waits as long as ctx lets it.
+// An error means that there is none any more, that it has left its exit record, or
+// that ctx has ended.
+func (e *Engine) reach(ctx context.Context, id string, onExit func(monitor.Exit, error)) (*monitor.Conn, monitor.Status, error) {
+	dir := e.Layout.ContainerDir(id)
+	for {
+		conn, status, err := monitor.Connect(ctx, dir, onExit)
+		if err == nil || errors.Is(err, monitor.ErrGone) || errors.Is(err, monitor.ErrLost) || ctx.Err() != nil {
+			return conn, status, err
+		}
+		if _, exitErr := monitor.ReadExit(dir); exitErr == nil {
+			return nil, status, err
+		}
+		e.warnOnce(fmt.Sprintf("the monitor of %s cannot be reached, trying again: %v", id, err))
+		again := time.NewTimer(reachAgain)
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			again.Stop()
+		}
+	}
+}
+
+// undoStart takes back a start that got no further than the runtime's create, so that
+// it can be asked for again. It runs in the container's queue.
+func (e *Engine) undoStart(ctx context.Context, c *container) error {
+	v := c.snapshot()
+	if v.Phase != pod.ContainerCreated || !v.StartRequested {
+		return nil
+	}
+	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), killBudget)
+	defer cancel()
+	if err := e.killProcesses(undo, v.Handler, v.CgroupParent, v.ID); err != nil {
+		return fmt.Errorf("undo the start of %s: %w", v.ID, err)
+	}
+	return e.commitContainer(c, pod.StartUndone{})
+}
+
+// mayHaveRun tells whether the runtime had made the first process, which it says in
+// this file.
+func (e *Engine) mayHaveRun(id string) bool {
+	_, err := os.Stat(e.Layout.ContainerDir(id) + "/pid")
+	return err == nil
+}
+
 // reconnect learns from the monitor, and where there is none from its exit record,
 // what became of a container that was started. It waits for a monitor that does not
 // answer: the container runs, and ending it would make true what is only feared.
@@ -157,10 +218,9 @@ func (e *Engine) reconnect(ctx context.Context, c *container) {
 		e.Log.Warn("commands of the daemon before this one", "container", v.ID, "err", err)
 	}
 	cancel()
-	dir := e.Layout.ContainerDir(v.ID)
 	committed := make(chan struct{})
 	defer close(committed)
-	conn, status, err := monitor.Connect(ctx, dir, func(x monitor.Exit, err error) {
+	conn, status, err := e.reach(ctx, v.ID, func(x monitor.Exit, err error) {
 		<-committed
 		e.containerEnded(c, x, err)
 	})
@@ -174,21 +234,17 @@ func (e *Engine) reconnect(ctx context.Context, c *container) {
 	if now := c.snapshot().Phase; e.ctx.Err() != nil || now != v.Phase {
 		return // the daemon ends, or the container was removed while we waited
 	}
-	x, exitErr := monitor.ReadExit(dir)
+	c.stop.cancel()
+	x, exitErr := monitor.ReadExit(e.Layout.ContainerDir(v.ID))
 	switch {
 	case exitErr == nil:
 		e.commitRecovered(c, e.ended(v.Handler, v.CgroupParent, v.ID, x, nil))
-	case v.Phase == pod.ContainerCreated && !errors.Is(err, monitor.ErrLost):
+	case v.Phase == pod.ContainerCreated && !e.mayHaveRun(v.ID):
 		// The daemon ended between its record and the monitor's first sign of life, or
-		// the runtime does not end. What there is of the start is taken back, and it can
-		// be asked for again.
-		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), killBudget)
-		defer cancel()
-		if err := e.killProcesses(undo, v.Handler, v.CgroupParent, v.ID); err != nil {
-			e.Log.Error("an unfinished start cannot be undone", "container", v.ID, "err", err)
-			return
+		// the runtime does not end.
+		if err := e.undoStart(ctx, c); err != nil {
+			e.Log.Error("recovery", "err", err)
 		}
-		e.commitRecovered(c, pod.StartUndone{})
 		return
 	default:
 		e.commitRecovered(c, e.ended(v.Handler, v.CgroupParent, v.ID, monitor.Exit{}, errors.Join(err, exitErr)))
@@ -204,14 +260,17 @@ func (e *Engine) commitRecovered(c *container, event pod.ContainerEvent) {
 
 // Sweep tears down what Recover found unwanted, and what has a name of ours but no
 // record. It may run while requests are served: what they make is not its business.
+// Teardowns that have begun go on when ctx ends.
 func (e *Engine) Sweep(ctx context.Context, u Unwanted) {
 	for _, c := range u.containers {
-		e.unwanted(c.queue.wait(func() error { return e.removeContainer(ctx, idleOperation(), c) }), c.snapshot().ID)
+		e.unwanted(e.awaitContainerRemoval(ctx, c), c.snapshot().ID)
 	}
 	for _, s := range u.sandboxes {
-		e.unwanted(s.queue.wait(func() error { return e.removeSandbox(ctx, idleOperation(), s) }), s.snapshot().ID)
+		e.unwanted(e.awaitSandboxRemoval(ctx, s), s.snapshot().ID)
 	}
-	e.sweepOrphans(ctx)
+	if ctx.Err() == nil {
+		e.sweepOrphans(ctx)
+	}
 }
 
 func (e *Engine) unwanted(err error, id string) {

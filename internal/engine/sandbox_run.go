@@ -69,7 +69,7 @@ func (e *Engine) runSandbox(ctx context.Context, op *operation, v pod.Sandbox) (
 		return "", err
 	}
 	s := newSandbox(v)
-	e.index.addSandbox(s)
+	e.index.addSandbox(s, false)
 	// In its queue, so that a removal waits until there is something to remove, or nothing.
 	err = s.queue.wait(func() error {
 		err := e.makeSandbox(ctx, op, s)

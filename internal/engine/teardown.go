@@ -20,30 +20,35 @@ const (
 	retryMost  = time.Minute
 )
 
-// retrySandbox removes the sandbox once more, unless somebody did meanwhile.
-func (e *Engine) retrySandbox(s *sandbox) {
-	v := s.snapshot()
-	if v.Phase != pod.SandboxRemoving || e.ctx.Err() != nil {
-		return
-	}
-	op, err := e.join(opKey{"remove sandbox", v.ID}, removeBudget, func(ctx context.Context, op *operation) (string, error) {
-		return v.ID, s.queue.wait(func() error { return e.removeSandbox(ctx, op, s) })
+// awaitSandboxRemoval removes the sandbox as an operation, which goes on when ctx ends.
+func (e *Engine) awaitSandboxRemoval(ctx context.Context, s *sandbox) error {
+	id := s.snapshot().ID
+	_, err := e.run(ctx, opKey{"remove sandbox", id}, removeBudget, func(ctx context.Context, op *operation) (string, error) {
+		return id, s.queue.wait(func() error { return e.removeSandbox(ctx, op, s) })
 	})
-	if err == nil {
-		<-op.done
+	return err
+}
+
+// awaitContainerRemoval is the same for containers.
+func (e *Engine) awaitContainerRemoval(ctx context.Context, c *container) error {
+	id := c.snapshot().ID
+	_, err := e.run(ctx, opKey{"remove container", id}, removeBudget, func(ctx context.Context, op *operation) (string, error) {
+		return id, c.queue.wait(func() error { return e.removeContainer(ctx, op, c) })
+	})
+	return err
+}
+
+// retrySandbox removes the sandbox once more, unless somebody did meanwhile. What goes
+// wrong is noted by the removal itself.
+func (e *Engine) retrySandbox(s *sandbox) {
+	if s.snapshot().Phase == pod.SandboxRemoving && e.ctx.Err() == nil {
+		_ = e.awaitSandboxRemoval(e.ctx, s)
 	}
 }
 
 func (e *Engine) retryContainer(c *container) {
-	v := c.snapshot()
-	if v.Phase != pod.ContainerRemoving || e.ctx.Err() != nil {
-		return
-	}
-	op, err := e.join(opKey{"remove container", v.ID}, removeBudget, func(ctx context.Context, op *operation) (string, error) {
-		return v.ID, c.queue.wait(func() error { return e.removeContainer(ctx, op, c) })
-	})
-	if err == nil {
-		<-op.done
+	if c.snapshot().Phase == pod.ContainerRemoving && e.ctx.Err() == nil {
+		_ = e.awaitContainerRemoval(e.ctx, c)
 	}
 }
 

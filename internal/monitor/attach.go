@@ -87,6 +87,10 @@ func (a *Attachment) Copy(stdout, stderr io.Writer) error {
 	buffer := make([]byte, maxPacket)
 	for {
 		n, err := a.socket.Read(buffer)
+		if errors.Is(err, unix.ECONNRESET) {
+			// The monitor left with input of ours unread. What it said is still to be had.
+			n, err = a.socket.Read(buffer)
+		}
 		if errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) {
 			return ErrBehind
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -146,9 +147,17 @@ func (c *Conn) request(ctx context.Context, kind byte, payload []byte) (packet, 
 // then the context ends the wait, and with it that of every other sender, which
 // waits for the same queue.
 func (c *Conn) send(ctx context.Context, b []byte) error {
-	stop := context.AfterFunc(ctx, func() { _ = c.socket.SetWriteDeadline(time.Now()) })
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	interrupted := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(interrupted)
+		_ = c.socket.SetWriteDeadline(time.Now())
+	})
 	_, err := c.socket.Write(b)
 	if !stop() {
+		<-interrupted // else the deadline could come after its own removal, and stay
 		_ = c.socket.SetWriteDeadline(time.Time{})
 	}
 	if err != nil && ctx.Err() != nil {
@@ -256,6 +265,7 @@ func (c *Conn) helloReply(p packet) error {
 // failed is the end of a container that never ran: the error of Start, or an exit
 // for who came later.
 func (c *Conn) failed(text string) {
+	text = strings.ToValidUTF8(text, "\uFFFD") // a runtime's words, perhaps cut; protobuf takes no other
 	if !c.hello {
 		// Whoever started it needs no record: the monitor may go.
 		_, _ = c.socket.Write(encode(typeAckExit, 0, nil))
@@ -290,7 +300,7 @@ func (c *Conn) lost(cause error) {
 	if !c.settled {
 		sentinel := ErrLost
 		if c.hello && !c.subscribed {
-			sentinel = ErrGone // it left before it answered
+			sentinel = ErrNoAnswer // it has no room for us, or has just ended
 		}
 		c.tell(outcome{err: errors.Join(sentinel, cause)})
 		return

@@ -17,6 +17,9 @@ var (
 	// ErrGone: no monitor listens in the run directory. It has ended, or never was;
 	// ReadExit tells which.
 	ErrGone = errors.New("no monitor listens")
+	// ErrNoAnswer: the monitor closed the connection before it said anything. It may
+	// have no room for one more, or have just ended: another attempt tells.
+	ErrNoAnswer = errors.New("the monitor does not answer")
 	// ErrLost: the connection ended without an exit, and there is no exit record. Only
 	// a monitor that was killed does this.
 	ErrLost = errors.New("the monitor ended without an exit record")
