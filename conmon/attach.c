@@ -23,6 +23,8 @@ int attach(struct conmon *m, struct client *c, const char *payload, size_t n)
 	if (streams & ATTACH_STDIN && !m->opt.use_stdin)
 		return EBADF;
 	if (m->n_attached == MAX_ATTACHED)
+		attach_sweep(m);
+	if (m->n_attached == MAX_ATTACHED)
 		return EUSERS;
 	/* Without the capability for more, the system's limit is what a client may lag. */
 	if (setsockopt(c->fd, SOL_SOCKET, SO_SNDBUFFORCE, &queue, sizeof queue) < 0 &&
@@ -32,6 +34,25 @@ int attach(struct conmon *m, struct client *c, const char *payload, size_t n)
 	c->streams = (uint8_t)streams;
 	m->n_attached++;
 	return 0;
+}
+
+/* Who waits for its input's turn is not polled, and so its end is not seen. Those that
+ * have gone and have left nothing to deliver make room for others. */
+void attach_sweep(struct conmon *m)
+{
+	for (size_t i = 0; i < m->n_clients; i++) {
+		struct client *c = &m->clients[i];
+		char byte;
+		ssize_t n;
+
+		if (c->fd < 0 || !attach_paused(m, c))
+			continue;
+		n = recv(c->fd, &byte, sizeof byte, MSG_PEEK | MSG_DONTWAIT);
+		if (n < 0 && errno == ECONNRESET) /* told once; what it said comes after it */
+			n = recv(c->fd, &byte, sizeof byte, MSG_PEEK | MSG_DONTWAIT);
+		if (n == 0)
+			client_drop(m, c);
+	}
 }
 
 int attach_input_fd(const struct conmon *m)

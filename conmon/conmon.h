@@ -261,6 +261,7 @@ int attach_input(struct conmon *m, struct client *c, uint32_t seq, const char *p
 int attach_input_end(struct conmon *m, struct client *c, size_t n);
 /* Whether a client's requests have to wait for input that was not taken yet. */
 bool attach_paused(const struct conmon *m, const struct client *c);
+void attach_sweep(struct conmon *m);
 /* The client is leaving: its part in stdin ends. */
 void attach_leave(struct conmon *m, struct client *c);
 /* What takes input, -1 when nothing does (yet). */

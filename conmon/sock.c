@@ -40,6 +40,8 @@ void client_add(struct conmon *m, int fd, bool hello)
 {
 	size_t i = 0;
 
+	if (m->n_clients == MAX_CLIENTS)
+		attach_sweep(m);
 	while (i < m->n_clients && m->clients[i].fd >= 0)
 		i++;
 	if (i == MAX_CLIENTS) {

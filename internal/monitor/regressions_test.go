@@ -182,3 +182,30 @@ func TestChildInADeepGroupIsKilled(t *testing.T) {
 		t.Error("it lives after the exit was told")
 	}
 }
+
+// Clients with input that wait for their turn are not listened to. When they went, they
+// kept their places in the bounded table.
+func TestClientsThatHaveGoneMakeRoom(t *testing.T) {
+	onBuilds(t, func(t *testing.T, conmon string) {
+		c := bundle{args: []string{"/bin/sleep", "1000"}}.make(t, conmon)
+		c.spec.Stdin = true
+		c.start(t)
+		first, err := Attach(timeout(t), c.spec.RunDir, Streams{Stdin: true})
+		must(t, err)
+		defer first.Close()
+		must(t, first.socket.SetWriteDeadline(time.Now().Add(50*time.Millisecond)))
+		for range 60 {
+			if _, err := first.Write(make([]byte, 4000)); err != nil {
+				break // the container does not read: from now on everybody waits
+			}
+		}
+		for range 111 {
+			a, err := Attach(timeout(t), c.spec.RunDir, Streams{Stdin: true})
+			must(t, err)
+			a.Close()
+		}
+		late, err := Attach(timeout(t), c.spec.RunDir, Streams{Stdout: true})
+		must(t, err)
+		late.Close()
+	})
+}
