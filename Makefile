@@ -38,8 +38,9 @@ test: WANTED = $(TESTS)
 test: deps
 	$(MAKE) all lint unit integration
 
+# One package at a time: some measure.
 unit:
-	CRIO_BUILD=$(BUILD) $(GO) test -race -count=1 -timeout 20m -tags '$(TAGS)' ./pkg/... ./internal/... ./cmd/... ./server/...
+	CRIO_BUILD=$(BUILD) $(GO) test -p 1 -race -count=1 -timeout 20m -tags '$(TAGS)' ./pkg/... ./internal/... ./cmd/... ./server/...
 
 # The daemon under test has the race detector too.
 integration:
