@@ -202,6 +202,8 @@ func TestAgainstDebiansConmon(t *testing.T) {
 		t.Skipf("needs Debian's conmon: %v", err)
 	}
 	lines, rounds := 655*655*2, torture(3, 15)
+	// Three rounds on a machine that builds and tests other things say less than fifteen.
+	slack := torture(1.25, 1.0)
 	for attempt := range 3 {
 		var all, others []figures
 		for range rounds {
@@ -225,7 +227,7 @@ func TestAgainstDebiansConmon(t *testing.T) {
 		if a.private > b.private/5 || a.anonymous > b.anonymous/5 {
 			t.Error("private memory")
 		}
-		if a.rate >= 1.3*b.rate && a.cpu <= b.cpu*2/3 {
+		if a.rate*slack >= 1.3*b.rate && a.cpu <= b.cpu*2/3*slack {
 			return
 		}
 		t.Logf("attempt %d: throughput or CPU time", attempt+1)
