@@ -54,6 +54,8 @@ type Tree struct {
 	roots map[string]string
 	// own is the daemon's cgroup below the v2 root.
 	own string
+	// hugetlb tells that there is a controller for huge pages.
+	hugetlb bool
 }
 
 // base is where every distribution mounts the hierarchies.
@@ -75,8 +77,9 @@ func Open(driver string) (*Tree, error) {
 	}
 	if st.Type == unix.CGROUP2_SUPER_MAGIC {
 		t.version, t.roots[wholeTree] = 2, base
-		own, err := ownCgroup()
-		t.own = own
+		controllers, err := os.ReadFile(filepath.Join(base, "cgroup.controllers"))
+		t.hugetlb = err == nil && slices.Contains(strings.Fields(string(controllers)), "hugetlb")
+		t.own, err = ownCgroup()
 		return t, err
 	}
 	f, err := os.Open("/proc/self/mountinfo")
@@ -114,6 +117,7 @@ func (t *Tree) findV1(mountinfo io.Reader) error {
 	if err := lines.Err(); err != nil {
 		return fmt.Errorf("mountinfo: %w", err)
 	}
+	t.hugetlb = t.roots["hugetlb"] != ""
 	if t.roots["memory"] == "" || t.roots["pids"] == "" {
 		return errors.New("neither cgroup v2 nor the v1 controllers memory and pids are mounted below /sys/fs/cgroup")
 	}
@@ -130,13 +134,7 @@ func controllers() []string {
 
 // HasHugetlb tells whether huge pages can be limited: the controller is one that a
 // kernel or a machine may be without.
-func (t *Tree) HasHugetlb() bool {
-	if t.version == 1 {
-		return t.roots["hugetlb"] != ""
-	}
-	data, err := os.ReadFile(filepath.Join(t.roots[wholeTree], "cgroup.controllers"))
-	return err == nil && slices.Contains(strings.Fields(string(data)), "hugetlb")
-}
+func (t *Tree) HasHugetlb() bool { return t.hugetlb }
 
 func ownCgroup() (string, error) {
 	data, err := os.ReadFile("/proc/self/cgroup")

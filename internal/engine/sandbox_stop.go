@@ -11,6 +11,9 @@ import (
 	"github.com/crio-minimal/crio/internal/pod"
 )
 
+// removeSandboxKind is the operation that a removal, its retries and the sweep join.
+const removeSandboxKind = "remove sandbox"
+
 // StopSandbox ends every process of the sandbox and gives its network back. It
 // succeeds for one that is stopped or that does not exist.
 func (e *Engine) StopSandbox(ctx context.Context, id string) error {
@@ -20,7 +23,7 @@ func (e *Engine) StopSandbox(ctx context.Context, id string) error {
 // RemoveSandbox removes the sandbox with its containers. It succeeds for one that
 // does not exist.
 func (e *Engine) RemoveSandbox(ctx context.Context, id string) error {
-	return e.unmake(ctx, "remove sandbox", id, e.removeSandbox)
+	return e.unmake(ctx, removeSandboxKind, id, e.removeSandbox)
 }
 
 // unmake runs do, in the sandbox's turn, as an operation that outlives ctx.
@@ -32,8 +35,13 @@ func (e *Engine) unmake(ctx context.Context, kind, id string, do func(context.Co
 	if err != nil {
 		return err
 	}
-	id = s.snapshot().ID
-	_, err = e.run(ctx, opKey{kind, id}, removeBudget, func(ctx context.Context, op *operation) (string, error) {
+	return e.inTurn(ctx, kind, s, do)
+}
+
+// inTurn is unmake for a sandbox that is known.
+func (e *Engine) inTurn(ctx context.Context, kind string, s *sandbox, do func(context.Context, *operation, *sandbox) error) error {
+	id := s.snapshot().ID
+	_, err := e.run(ctx, opKey{kind, id}, removeBudget, func(ctx context.Context, op *operation) (string, error) {
 		return id, s.queue.wait(func() error { return do(ctx, op, s) })
 	})
 	return err

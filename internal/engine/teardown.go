@@ -22,11 +22,7 @@ const (
 
 // awaitSandboxRemoval removes the sandbox as an operation, which goes on when ctx ends.
 func (e *Engine) awaitSandboxRemoval(ctx context.Context, s *sandbox) error {
-	id := s.snapshot().ID
-	_, err := e.run(ctx, opKey{"remove sandbox", id}, removeBudget, func(ctx context.Context, op *operation) (string, error) {
-		return id, s.queue.wait(func() error { return e.removeSandbox(ctx, op, s) })
-	})
-	return err
+	return e.inTurn(ctx, removeSandboxKind, s, e.removeSandbox)
 }
 
 // awaitContainerRemoval is the same for containers.

@@ -10,6 +10,8 @@ import (
 
 	"go.podman.io/storage"
 	"golang.org/x/sys/unix"
+
+	"github.com/crio-minimal/crio/internal/sys"
 )
 
 // containers/storage calls a layer complete when it was unpacked, not when it is
@@ -22,21 +24,10 @@ import (
 // (flock(2)) tells another daemon that starts on the same store to leave it alone.
 type journal struct{ file *os.File }
 
-// bootIDFile changes with every boot (random(4)).
-const bootIDFile = "/proc/sys/kernel/random/boot_id"
-
 func (s *Store) journalDir() string { return filepath.Join(s.store.GraphRoot(), "crio-pulls") }
 
-func bootID() (string, error) {
-	data, err := os.ReadFile(bootIDFile)
-	if err != nil {
-		return "", fmt.Errorf("read boot id: %w", err)
-	}
-	return strings.TrimSpace(string(data)), nil
-}
-
 func (s *Store) openJournal() (*journal, error) {
-	boot, err := bootID()
+	boot, err := sys.BootID()
 	if err != nil {
 		return nil, err
 	}
@@ -111,7 +102,7 @@ func (s *Store) recoverPulls() error {
 	if err != nil {
 		return fmt.Errorf("read notes of pulls: %w", err)
 	}
-	boot, err := bootID()
+	boot, err := sys.BootID()
 	if err != nil {
 		return err
 	}
