@@ -18,7 +18,7 @@ int attach(struct conmon *m, struct client *c, const char *payload, size_t n)
 		return EINVAL;
 	if (c->hello || c->attached)
 		return EBUSY;
-	if (m->state == STATE_EXITED || m->state == STATE_FAILED)
+	if (is_over(m))
 		return ESRCH;
 	if (streams & ATTACH_STDIN && !m->opt.use_stdin)
 		return EBADF;

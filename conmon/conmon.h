@@ -203,6 +203,9 @@ int cgroup_kill(const char *dir, struct witness *w);
 void counter_open(struct counter *c, const char *file);
 /* Returns false when it cannot be read any more: the last value stands. */
 bool counter_read(struct counter *c);
+/* The end was recorded and told. */
+static inline bool is_over(const struct conmon *m) { return m->state == STATE_EXITED || m->state == STATE_FAILED; }
+
 static inline bool counter_moved(const struct counter *c) { return c->last > c->base; }
 
 /* child.c */

@@ -437,7 +437,7 @@ static bool advance(struct conmon *m)
 		advance_end(m, now);
 	if (m->state == STATE_UNDOING && now >= m->undo_until)
 		finish(m, STATE_FAILED);
-	if (m->state != STATE_EXITED && m->state != STATE_FAILED)
+	if (!is_over(m))
 		return false;
 	/* /run may be full. Then the end is nowhere but here: we stay until it has been
 	 * written or taken. */

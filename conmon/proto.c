@@ -108,7 +108,7 @@ static int kill_init(struct conmon *m, int sig)
 			return EAGAIN;
 		return kill(m->runtime, SIGKILL) < 0 ? errno : 0;
 	}
-	if (!m->init || m->init_gone || m->state == STATE_EXITED || m->state == STATE_FAILED)
+	if (!m->init || m->init_gone || is_over(m))
 		return ESRCH;
 	return -child_signal(m, sig);
 }
@@ -132,13 +132,13 @@ static int subscribe(struct conmon *m, struct client *c)
 	if (c->hello)
 		return 0;
 	c->hello = true;
-	return m->state == STATE_EXITED || m->state == STATE_FAILED ? -1 : 0;
+	return is_over(m) ? -1 : 0;
 }
 
 /* After the end was told nobody waits for a new log, and CRI wants none made. */
 static int reopen(struct conmon *m)
 {
-	if (m->state == STATE_EXITED || m->state == STATE_FAILED)
+	if (is_over(m))
 		return ESRCH;
 	return -log_reopen(&m->log);
 }
@@ -159,7 +159,7 @@ static int answer(struct conmon *m, struct client *c, int type, const char *payl
 		if (n)
 			return EINVAL;
 		c->acked = true;
-		m->told = m->told || m->state == STATE_EXITED || m->state == STATE_FAILED;
+		m->told = m->told || is_over(m);
 		return 0;
 	default: return ENOSYS;
 	}

@@ -64,12 +64,7 @@ func (a *Attachment) hello(s Streams) error {
 	if _, err := a.socket.Write(encode(typeAttach, a.seq, binary.LittleEndian.AppendUint32(nil, bits))); err != nil {
 		return err
 	}
-	buffer := make([]byte, maxPacket)
-	n, err := a.socket.Read(buffer)
-	if err != nil {
-		return err
-	}
-	p, err := decode(buffer[:n])
+	p, err := receive(a.socket, make([]byte, maxPacket))
 	if err != nil {
 		return err
 	}
@@ -86,11 +81,7 @@ func (a *Attachment) Copy(stdout, stderr io.Writer) error {
 	writers := map[byte]io.Writer{1: stdout, 2: stderr}
 	buffer := make([]byte, maxPacket)
 	for {
-		n, err := a.socket.Read(buffer)
-		if errors.Is(err, unix.ECONNRESET) {
-			// The monitor left with input of ours unread. What it said is still to be had.
-			n, err = a.socket.Read(buffer)
-		}
+		p, err := receive(a.socket, buffer)
 		if errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) {
 			return ErrBehind
 		}
@@ -100,10 +91,7 @@ func (a *Attachment) Copy(stdout, stderr io.Writer) error {
 		if err != nil {
 			return fmt.Errorf("attachment: %w", err)
 		}
-		p, err := decode(buffer[:n])
 		switch {
-		case err != nil:
-			return fmt.Errorf("attachment: %w", err)
 		case p.kind == pushOutputEnd:
 			return nil
 		case p.kind == typeReply|typeInput && p.errno != 0:

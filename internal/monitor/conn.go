@@ -192,16 +192,7 @@ func (c *Conn) read() {
 	defer c.socket.Close()
 	buffer := make([]byte, maxPacket)
 	for {
-		n, err := c.socket.Read(buffer)
-		if errors.Is(err, unix.ECONNRESET) {
-			// The monitor closed with something of ours unread. What it sent before is
-			// still to be had.
-			n, err = c.socket.Read(buffer)
-		}
-		var p packet
-		if err == nil {
-			p, err = decode(buffer[:n])
-		}
+		p, err := receive(c.socket, buffer)
 		if err == nil {
 			err = c.handle(p)
 		}

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 
 	"golang.org/x/sys/unix"
 )
@@ -69,6 +70,20 @@ func decode(b []byte) (packet, error) {
 	p.errno = unix.Errno(binary.LittleEndian.Uint32(p.payload))
 	p.payload = p.payload[4:]
 	return p, nil
+}
+
+// receive reads one packet into buffer, which its payload aliases. A monitor that has
+// closed with something of ours unread is told once as ECONNRESET; what it had sent
+// before is still to be had.
+func receive(socket *net.UnixConn, buffer []byte) (packet, error) {
+	n, err := socket.Read(buffer)
+	if errors.Is(err, unix.ECONNRESET) {
+		n, err = socket.Read(buffer)
+	}
+	if err != nil {
+		return packet{}, err
+	}
+	return decode(buffer[:n])
 }
 
 // decodeStatus accepts a longer payload: a newer monitor may append fields.
