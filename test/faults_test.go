@@ -3,9 +3,6 @@ package test
 import (
 	"context"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,8 +17,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
-
-	"github.com/crio-minimal/crio/internal/sys"
 )
 
 // reconfigure replaces a part of the daemon's configuration; it counts after a start.
@@ -360,19 +355,7 @@ func TestFullLogDiskIsCounted(t *testing.T) {
 	if s := n.exited(id); s.GetExitCode() != 42 {
 		t.Errorf("status: %v", s)
 	}
-	client := http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return sys.Dial(ctx, n.socket) },
-	}}
-	answer, err := client.Get("http://crio/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer answer.Body.Close()
-	text, err := io.ReadAll(answer.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := n.get("/metrics")
 	var dropped int
 	_, rest, _ := strings.Cut(string(text), "\ncrio_container_log_dropped_bytes_total ")
 	if _, err := fmt.Sscan(rest, &dropped); err != nil || dropped < 400_000 || dropped > 550_000 {

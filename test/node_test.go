@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -318,18 +319,28 @@ func (n *node) removeAll() {
 // status asks what `crio status` asks.
 func (n *node) status() server.StatusReport {
 	n.t.Helper()
+	var report server.StatusReport
+	if err := json.Unmarshal(n.get("/debug/status"), &report); err != nil {
+		n.t.Fatal(err)
+	}
+	return report
+}
+
+// get asks the HTTP side of the daemon's socket.
+func (n *node) get(path string) []byte {
+	n.t.Helper()
 	client := http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return sys.Dial(ctx, n.socket) },
 	}}
-	answer, err := client.Get("http://crio/debug/status")
+	answer, err := client.Get("http://crio" + path)
 	if err != nil {
 		n.t.Fatal(err)
 	}
 	defer answer.Body.Close()
-	var report server.StatusReport
-	if err := json.NewDecoder(answer.Body).Decode(&report); err != nil {
+	text, err := io.ReadAll(answer.Body)
+	if err != nil {
 		n.t.Fatal(err)
 	}
-	return report
+	return text
 }
