@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -39,7 +40,7 @@ type conform struct {
 // conformCases are all of them, subject by subject.
 func conformCases() []conformCase {
 	return slices.Concat(
-		conformSandboxCases(), conformContainerCases(), conformResourceCases(), conformRuntimeCases(),
+		conformSandboxCases(), conformContainerCases(), conformResourceCases(), conformRuntimeCases(), conformIsolationCases(),
 	)
 }
 
@@ -76,7 +77,7 @@ func TestConformance(t *testing.T) {
 
 // conformOptions are a node whose default handler is the given one.
 func conformOptions(t *testing.T, handler string) options {
-	o := options{env: []string{"CONTAINER_DEFAULT_RUNTIME=" + handler}}
+	o := options{env: []string{"CONTAINER_DEFAULT_RUNTIME=" + handler}, dual: true}
 	for _, name := range conformHandlers {
 		o.conf += fmt.Sprintf("[crio.runtime.runtimes.%s]\nruntime_path = %q\n", name, runtimePath(t, name))
 	}
@@ -134,6 +135,16 @@ func (c *conform) sleeperIn(box string, pod *cri.PodSandboxConfig, change func(*
 		change(config)
 	}
 	return c.runContainer(box, pod, config)
+}
+
+// iptables are the node's rules for addresses that it maps.
+func (c *conform) iptables() string {
+	c.t.Helper()
+	out, err := exec.Command("iptables", "-w", "-t", "nat", "-S").CombinedOutput()
+	if err != nil {
+		c.t.Fatalf("iptables: %v: %s", err, out)
+	}
+	return string(out)
 }
 
 // sees checks what a script prints inside of a container.

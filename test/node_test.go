@@ -61,9 +61,9 @@ type options struct {
 	registry *fixture.Registry
 	// conf is added to the daemon's configuration.
 	conf string
-	// bare leaves the node without a CNI configuration.
-	bare bool
-	env  []string
+	// bare leaves the node without a CNI configuration; dual gives pods IPv6, too.
+	bare, dual bool
+	env        []string
 }
 
 // newNode starts a daemon. At the end of the test the node's inventory is compared
@@ -80,7 +80,11 @@ func newNode(t *testing.T, o options) *node {
 		}
 	}
 	if !o.bare {
-		n.write("cni/10-bridge.conflist", n.conflist())
+		list := n.conflist()
+		if o.dual {
+			list = strings.Replace(list, `}]],"routes"`, fmt.Sprintf(`}],[{"subnet":"fd00:%x::/64"}]],"routes"`, n.number), 1)
+		}
+		n.write("cni/10-bridge.conflist", list)
 	}
 	n.write("crio.conf", n.config(o))
 	n.connect()

@@ -225,6 +225,13 @@ func checkContainer(config *cri.ContainerConfig, box pod.Sandbox) error {
 		return fmt.Errorf("supplemental_groups_policy: %d is neither Merge nor Strict", s.GetSupplementalGroupsPolicy())
 	}
 	o := s.GetNamespaceOptions()
+	// POD is the pod's own, be that the node's.
+	switch network, ipc := o.GetNetwork(), o.GetIpc(); {
+	case network != cri.NamespaceMode_POD && !(network == cri.NamespaceMode_NODE && box.HostNetwork()):
+		return fmt.Errorf("namespace_options.network: %s is not what sandbox %s was made with", network, box.ID)
+	case ipc != cri.NamespaceMode_POD && !(ipc == cri.NamespaceMode_NODE && box.HostIPC()):
+		return fmt.Errorf("namespace_options.ipc: %s is not what sandbox %s was made with", ipc, box.ID)
+	}
 	if o.GetPid() == cri.NamespaceMode_TARGET && o.GetTargetId() == "" {
 		return errors.New("namespace_options.target_id must be set with TARGET")
 	}

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -109,7 +110,10 @@ func (e *Engine) makeSandbox(ctx context.Context, op *operation, s *sandbox) err
 		Hostname: v.Config.GetHostname(), Sysctls: sysctls,
 	}
 	if err := netns.Create(ctx, e.Layout.NamespaceDir(v.ID), kinds); err != nil {
-		return fmt.Errorf("namespaces %s: %w", v.ID, err)
+		if err = fmt.Errorf("namespaces %s: %w", v.ID, err); errors.Is(err, netns.ErrSysctl) {
+			return fault.As(fault.InvalidArgument, err)
+		}
+		return err
 	}
 	var made pod.SandboxMade
 	if !v.HostNetwork() {

@@ -28,6 +28,9 @@ type Kinds struct {
 	Sysctls map[string]string
 }
 
+// ErrSysctl: the kernel has no such sysctl, or does not take the value.
+var ErrSysctl = errors.New("sysctl")
+
 // nsfs is the magic number of the file system of namespaces (statfs(2)).
 const nsfs = 0x6e736673
 
@@ -136,7 +139,7 @@ func setUp(k Kinds) error {
 		// Dots part the name; a slash stands for a dot inside a part (sysctl(8)).
 		path := "/proc/sys/" + strings.NewReplacer(".", "/", "/", ".").Replace(name)
 		if err := os.WriteFile(path, []byte(value), 0); err != nil {
-			return fmt.Errorf("sysctl %s=%s: %w", name, value, err)
+			return fmt.Errorf("%w %s=%s: %w", ErrSysctl, name, value, err)
 		}
 	}
 	return nil

@@ -31,7 +31,9 @@ func Pause(in Input) (*specs.Spec, error) {
 	if err := b.namespaces(); err != nil {
 		return nil, err
 	}
-	g.Config.Mounts = b.kernelMounts()[:1] // /proc, which the runtime itself needs
+	// What the runtime itself needs, /proc and /dev: it makes links in there, which must not
+	// stay for the next pod.
+	g.Config.Mounts = b.kernelMounts()[:2]
 	if err := b.devices(); err != nil {
 		return nil, err
 	}
