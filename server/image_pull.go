@@ -17,10 +17,8 @@ func (s *Server) PullImage(ctx context.Context, r *cri.PullImageRequest) (*cri.P
 	if r.GetImage().GetImage() == "" {
 		return nil, fault.New(fault.InvalidArgument, "image is missing")
 	}
-	if h := r.GetImage().GetRuntimeHandler(); h != "" {
-		if _, ok := s.engine.Handlers[h]; !ok {
-			return nil, fault.New(fault.InvalidArgument, "image.runtime_handler %q is not configured", h)
-		}
+	if err := s.engine.CheckImage(r.GetImage()); err != nil {
+		return nil, err
 	}
 	credential, err := credential(r.GetAuth())
 	if err != nil {

@@ -10,6 +10,9 @@ import (
 
 // ImageStatus of an image that is not there is an answer without one, not an error.
 func (s *Server) ImageStatus(ctx context.Context, r *cri.ImageStatusRequest) (*cri.ImageStatusResponse, error) {
+	if err := s.engine.CheckImage(r.GetImage()); err != nil {
+		return nil, err
+	}
 	img, ok, err := s.images.Status(ctx, r.GetImage().GetImage())
 	if err != nil || !ok {
 		return &cri.ImageStatusResponse{}, err

@@ -160,6 +160,8 @@ type Container struct {
 	ImageName string
 	// ImageRef is the digested reference, or the ID where the image has no digest.
 	ImageRef string
+	// ImageMounts are the images among the mounts of Config, in its order.
+	ImageMounts []ImageMount
 	// Rootfs is the mounted root file system; valid in the boot of BootID.
 	Rootfs string
 	BootID string
@@ -181,6 +183,15 @@ type Container struct {
 	Message        string
 	// LogDropped counts the bytes of output that could not be written to the log.
 	LogDropped uint64
+}
+
+// ImageMount is a mount of Config whose source is an image.
+type ImageMount struct {
+	// Mount is its index in Config.Mounts.
+	Mount int `json:"mount"`
+	// ImageID and ImageRef are what Container has for its own image.
+	ImageID  string `json:"imageID"`
+	ImageRef string `json:"imageRef"`
 }
 
 // SandboxKey is what makes a sandbox unique for the kubelet (PodSandboxMetadata).

@@ -115,11 +115,18 @@ func (b *builder) mountOptions(m *cri.Mount) ([]string, error) {
 	default:
 		options = append(options, "rw")
 	}
+	if m.GetImage() != nil {
+		// Programs in an image may be run (core/v1 ImageVolumeSource promises "ro" and no
+		// longer "noexec"), but not with more rights than the container has.
+		options = append(options, "nosuid", "nodev")
+	}
 	for _, o := range m.GetMountOptions() {
 		if o != "noexec" && o != "nodev" && o != "nosuid" {
 			return nil, fmt.Errorf("mounts: mount_options %q of %s is none of noexec, nodev, nosuid", o, m.GetContainerPath())
 		}
-		options = append(options, o)
+		if !slices.Contains(options, o) {
+			options = append(options, o)
+		}
 	}
 	return options, nil
 }
