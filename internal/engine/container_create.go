@@ -133,6 +133,10 @@ func (e *Engine) makeContainer(ctx context.Context, op *operation, box pod.Sandb
 		return v, err
 	}
 	in.User = spec.User{UID: user.UID, GID: user.GID, Groups: user.Groups, Home: user.Home}
+	op.stage("volumes")
+	if in.Volumes, err = e.volumes(v, in); err != nil {
+		return v, err
+	}
 	op.stage("working directory")
 	if err := untrusted.MkdirAllInRoot(v.Rootfs, spec.WorkingDir(v.Config, img.Config), 0o755); err != nil {
 		return v, fmt.Errorf("working directory of %s: %w", v.ID, err)

@@ -16,9 +16,12 @@ import (
 func (b *builder) mounts() error {
 	all := b.kernelMounts()
 	access := "rw"
-	if b.readonlyRoot() {
+	if b.ReadOnlyRoot() {
 		// Else a container whose root is read-only could rewrite what the whole pod reads.
 		access = "ro"
+	}
+	for _, v := range b.Volumes {
+		all = append(all, bind(v.Source, v.Target, "rw"))
 	}
 	for target, source := range b.Files {
 		all = append(all, bind(source, target, access))
