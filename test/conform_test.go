@@ -39,6 +39,7 @@ type conform struct {
 func conformCases() []conformCase {
 	return slices.Concat(
 		conformSandboxCases(), conformContainerCases(), conformResourceCases(), conformRuntimeCases(),
+		conformImageCases(),
 	)
 }
 

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strings"
 
+	containersimage "go.podman.io/image/v5/image"
 	"go.podman.io/image/v5/types"
 )
 
@@ -48,11 +49,16 @@ func (p Platform) check(ctx context.Context, source types.ImageReference, sys *t
 	if (p == Platform{}) {
 		return nil
 	}
-	img, err := source.NewImage(ctx, sys)
+	// Not by NewImage, which leaves its connection open where the index has no such image.
+	from, err := source.NewImageSource(ctx, sys)
 	if err != nil {
 		return err
 	}
-	defer img.Close()
+	defer from.Close()
+	img, err := containersimage.FromUnparsedImage(ctx, sys, containersimage.UnparsedInstance(from, nil))
+	if err != nil {
+		return err
+	}
 	config, err := img.OCIConfig(ctx)
 	if err != nil {
 		return err

@@ -247,9 +247,10 @@ func (s *Store) fetch(ctx context.Context, name reference.Named, key pullKey) (i
 	defer close(copied)
 	go drain(copied, progress, m)
 
-	sys := s.system()
+	sys, own := s.system(), s.system()
 	key.cred.apply(sys, name)
 	key.platform.apply(sys)
+	key.platform.apply(own)
 	if err := trustLoopback(sys, name); err != nil {
 		return "", err
 	}
@@ -258,7 +259,7 @@ func (s *Store) fetch(ctx context.Context, name reference.Named, key pullKey) (i
 	}
 	var resolved types.ImageReference
 	_, err = copy.Image(ctx, trust, target, source, &copy.Options{
-		SourceCtx: sys, DestinationCtx: s.system(),
+		SourceCtx: sys, DestinationCtx: own,
 		Progress: progress, ProgressInterval: min(time.Second, s.options.StallTimeout/4),
 		ReportResolvedReference: &resolved,
 	})
