@@ -234,6 +234,9 @@ func checkContainer(config *cri.ContainerConfig, box pod.Sandbox) error {
 			return fault.New(fault.Unimplemented, "mounts: idmapped mounts are not served yet (%s)", m.GetContainerPath())
 		}
 	}
+	if _, ok := cri.SupplementalGroupsPolicy_name[int32(s.GetSupplementalGroupsPolicy())]; !ok {
+		return fmt.Errorf("supplemental_groups_policy: %d is neither Merge nor Strict", s.GetSupplementalGroupsPolicy())
+	}
 	o := s.GetNamespaceOptions()
 	if o.GetPid() == cri.NamespaceMode_TARGET && o.GetTargetId() == "" {
 		return errors.New("namespace_options.target_id must be set with TARGET")
