@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	imgspec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -36,7 +37,7 @@ func conformImageCases() []conformCase {
 			name: "names of an image", run: conformImageNames,
 			proves: []string{
 				"PullImage", "PullImageRequest.image", "PullImageRequest.sandbox_config", "PullImageResponse.image_ref",
-				"ImageStatus", "ImageStatusRequest.image", "ImageStatusResponse.image",
+				"ImageStatus", "ImageStatusRequest.image", "ImageStatusRequest.verbose", "ImageStatusResponse.info", "ImageStatusResponse.image",
 				"ListImages", "ListImagesRequest.filter", "ImageFilter.image", "ListImagesResponse.images",
 				"RemoveImage", "RemoveImageRequest.image", "ImageSpec.image", "ImageSpec.user_specified_image",
 				"Image.id", "Image.repo_tags", "Image.repo_digests", "Image.size", "Image.spec",
@@ -44,6 +45,21 @@ func conformImageCases() []conformCase {
 			},
 		},
 		{name: "user of an image", run: conformImageUser, proves: []string{"Image.uid", "Image.username"}},
+		{
+			name: "credentials", run: conformCredentials,
+			proves: []string{
+				"PullImageRequest.auth", "AuthConfig.username", "AuthConfig.password", "AuthConfig.auth", "AuthConfig.server_address",
+				"AuthConfig.identity_token", "AuthConfig.registry_token",
+			},
+			refuses: []string{"AuthConfig.auth"},
+		},
+		{
+			name: "image file systems", run: conformImageFsInfo,
+			proves: []string{
+				"ImageFsInfo", "ImageFsInfoResponse.image_filesystems", "ImageFsInfoResponse.container_filesystems", "FilesystemUsage.timestamp",
+				"FilesystemUsage.fs_id", "FilesystemIdentifier.mountpoint", "FilesystemUsage.used_bytes", "FilesystemUsage.inodes_used",
+			},
+		},
 		{
 			name: "platform of an image", run: conformImagePlatform,
 			proves: []string{"ImageSpec.annotations"}, refuses: []string{"ImageSpec.annotations"},
@@ -248,6 +264,10 @@ func conformImageNames(c *conform) {
 				c.t.Errorf("list of %s: %v, %v", name, l, err)
 			}
 		}
+		v, err := c.images.ImageStatus(c.ctx(), &cri.ImageStatusRequest{Image: &cri.ImageSpec{Image: img.ID}, Verbose: true})
+		if err != nil || !strings.Contains(v.GetInfo()["info"], "PATH=/bin") {
+			c.t.Errorf("verbose status: %v, %v", v, err)
+		}
 		// As the kubelet does: by ID, with the name of the pod.
 		id := c.sleeper(func(config *cri.ContainerConfig) {
 			config.Image = &cri.ImageSpec{Image: img.ID, UserSpecifiedImage: names[0]}
@@ -394,4 +414,29 @@ func conformImageHandler(c *conform) {
 	if got := c.container(id).GetImage().GetRuntimeHandler(); got != c.handler {
 		c.t.Errorf("runtime_handler is told as %q", got)
 	}
+}
+
+// TestImageFsInfo compares the values, on a node where nobody else works.
+func conformImageFsInfo(c *conform) {
+	const written, files = 8 << 20, 20
+	id := c.sleeper(nil)
+	c.exec(id, shell("dd if=/dev/zero of=/big bs=1M count=8 && for i in $(seq 20); do touch /$i; done && sync")...)
+	size := c.imageStatus(&cri.ImageSpec{Image: c.image}).GetSize()
+	c.await("what the container has written", func() error {
+		a, err := c.images.ImageFsInfo(c.ctx(), &cri.ImageFsInfoRequest{})
+		if err != nil || len(a.GetImageFilesystems()) != 1 || len(a.GetContainerFilesystems()) != 1 {
+			return fmt.Errorf("%v, %w", a, err)
+		}
+		images, containers := a.GetImageFilesystems()[0], a.GetContainerFilesystems()[0]
+		for _, u := range []*cri.FilesystemUsage{images, containers} {
+			if u.GetFsId().GetMountpoint() != c.path("storage") || time.Since(time.Unix(0, u.GetTimestamp())).Abs() > time.Minute {
+				return fmt.Errorf("%v", u)
+			}
+		}
+		if images.GetUsedBytes().GetValue() < size || images.GetInodesUsed().GetValue() == 0 ||
+			containers.GetUsedBytes().GetValue() < written || containers.GetInodesUsed().GetValue() < files {
+			return fmt.Errorf("images %v, containers %v", images, containers)
+		}
+		return nil
+	})
 }

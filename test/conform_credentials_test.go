@@ -4,7 +4,6 @@ import (
 	"encoding/base64"
 	"slices"
 	"strings"
-	"testing"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -14,18 +13,20 @@ import (
 )
 
 // Each field of AuthConfig, against a registry that takes nothing else.
-func TestAuthConfig(t *testing.T) {
+func conformCredentials(n *conform) {
+	t := n.t
 	const user, password, identity = "user", "s3cret-password", "identity-token-of-the-user"
-	img := fixture.BusyboxImage(t, "true")
+	img := n.dataImage(t.Name())
 	basic := fixture.StartRegistry(t, fixture.RegistryOptions{TLS: true, Username: user, Password: password})
 	byPassword := fixture.StartRegistry(t, fixture.RegistryOptions{TLS: true, Token: true, Username: user, Password: password})
 	byIdentity := fixture.StartRegistry(t, fixture.RegistryOptions{TLS: true, Token: true, Identity: identity})
 	byBearer := fixture.StartRegistry(t, fixture.RegistryOptions{TLS: true, Token: true})
 	auth := func(text string) string { return base64.StdEncoding.EncodeToString([]byte(text)) }
 
-	nodes, refs := map[*fixture.Registry]*node{}, map[*fixture.Registry]string{}
+	refs := map[*fixture.Registry]string{}
+	defer n.drop(img.ID)
 	for _, r := range []*fixture.Registry{basic, byPassword, byIdentity, byBearer} {
-		nodes[r], refs[r] = newNode(t, options{registry: r, bare: true}), r.Push(t, "private", "v1", img)
+		refs[r] = r.Push(t, "private", "v1", img)
 	}
 	for _, c := range []struct {
 		name  string
@@ -55,21 +56,19 @@ func TestAuthConfig(t *testing.T) {
 		{"registry token of another repository", byBearer, &cri.AuthConfig{RegistryToken: byBearer.Bearer("other", "pull")}, codes.PermissionDenied, ""},
 		{"registry token for another server", byBearer, &cri.AuthConfig{RegistryToken: byBearer.Bearer("private", "pull"), ServerAddress: "registry.example"}, codes.PermissionDenied, ""},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			n, before := nodes[c.r], len(c.r.Given())
-			a, err := n.images.PullImage(n.ctx(), &cri.PullImageRequest{Image: &cri.ImageSpec{Image: refs[c.r]}, Auth: c.auth})
-			if status.Code(err) != c.code || err == nil && a.GetImageRef() != img.ID {
-				t.Errorf("%v, %v, want %s", a, err, c.code)
+		before := len(c.r.Given())
+		a, err := n.images.PullImage(n.ctx(), &cri.PullImageRequest{Image: &cri.ImageSpec{Image: refs[c.r]}, Auth: c.auth})
+		if status.Code(err) != c.code || err == nil && a.GetImageRef() != img.ID {
+			t.Errorf("%s: %v, %v, want %s", c.name, a, err, c.code)
+		}
+		got := c.r.Given()[before:]
+		if c.given == "" && len(got) > 0 || c.given != "" && !slices.Contains(got, c.given) {
+			t.Errorf("%s: the token server gave tokens for %q, want %q", c.name, got, c.given)
+		}
+		for _, secret := range []string{password, identity, auth(user + ":" + password), c.auth.GetRegistryToken()} {
+			if secret != "" && (strings.Contains(n.output.String(), secret) || err != nil && strings.Contains(err.Error(), secret)) {
+				t.Errorf("%s: %q is told", c.name, secret)
 			}
-			got := c.r.Given()[before:]
-			if c.given == "" && len(got) > 0 || c.given != "" && !slices.Contains(got, c.given) {
-				t.Errorf("the token server gave tokens for %q, want %q", got, c.given)
-			}
-			for _, secret := range []string{password, identity, auth(user + ":" + password), c.auth.GetRegistryToken()} {
-				if secret != "" && (strings.Contains(n.output.String(), secret) || err != nil && strings.Contains(err.Error(), secret)) {
-					t.Errorf("%q is told", secret)
-				}
-			}
-		})
+		}
 	}
 }
