@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/status"
 	crierrors "k8s.io/cri-api/pkg/errors"
 
+	"github.com/crio-minimal/crio/internal/engine"
 	"github.com/crio-minimal/crio/internal/fault"
 	"github.com/crio-minimal/crio/internal/image"
 	"github.com/crio-minimal/crio/internal/spec"
@@ -66,6 +67,7 @@ func sentinel(err error) string {
 	for _, s := range []struct{ ours, theirs error }{
 		{image.ErrUnavailable, crierrors.ErrRegistryUnavailable},
 		{image.ErrPolicy, crierrors.ErrSignatureValidationFailed},
+		{engine.ErrImageMount, crierrors.ErrImageVolumeMountFailed},
 		{spec.ErrRecursiveReadOnly, crierrors.ErrRROUnsupported},
 	} {
 		if errors.Is(err, s.ours) {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 
+	"google.golang.org/protobuf/proto"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/crio-minimal/crio/internal/pod"
@@ -35,11 +37,27 @@ func (s *Server) containerStatus(v pod.Container) *cri.ContainerStatus {
 		Id: v.ID, Metadata: v.Config.GetMetadata(), State: containerState(v),
 		CreatedAt: v.CreatedAt, StartedAt: v.StartedAt, FinishedAt: v.FinishedAt, ExitCode: v.ExitCode,
 		Image: imageSpec(v), ImageRef: v.ImageRef, ImageId: v.ImageID, Reason: v.Reason, Message: v.Message,
-		Labels: v.Config.GetLabels(), Annotations: v.Config.GetAnnotations(), Mounts: v.Config.GetMounts(),
+		Labels: v.Config.GetLabels(), Annotations: v.Config.GetAnnotations(), Mounts: mounts(v),
 		LogPath:   v.LogPath,
 		Resources: &cri.ContainerResources{Linux: v.Resources},
 		User:      &cri.ContainerUser{Linux: v.User}, StopSignal: pod.SignalValue(v.StopSignal),
 	}
+}
+
+// mounts are those of the request; where the source is an image, with its digest
+// (ImageSpec.image_ref).
+func mounts(v pod.Container) []*cri.Mount {
+	if len(v.ImageMounts) == 0 {
+		return v.Config.GetMounts()
+	}
+	out := slices.Clone(v.Config.GetMounts())
+	for _, m := range v.ImageMounts {
+		// The record's own must stay as it is: others read it meanwhile.
+		told := proto.CloneOf(out[m.Mount])
+		told.Image.ImageRef = m.ImageRef
+		out[m.Mount] = told
+	}
+	return out
 }
 
 // imageSpec is the one of the request, with a name: the kubelet asks for an ID, and

@@ -10,6 +10,9 @@ import (
 
 // ListImages reads the index in memory.
 func (s *Server) ListImages(ctx context.Context, r *cri.ListImagesRequest) (*cri.ListImagesResponse, error) {
+	if err := s.engine.CheckImage(r.GetFilter().GetImage()); err != nil {
+		return nil, err
+	}
 	all, err := s.images.List(ctx, r.GetFilter().GetImage().GetImage())
 	if err != nil {
 		return nil, err

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"encoding/base64"
+	"fmt"
 	"strings"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -17,20 +18,34 @@ func (s *Server) PullImage(ctx context.Context, r *cri.PullImageRequest) (*cri.P
 	if r.GetImage().GetImage() == "" {
 		return nil, fault.New(fault.InvalidArgument, "image is missing")
 	}
-	if h := r.GetImage().GetRuntimeHandler(); h != "" {
-		if _, ok := s.engine.Handlers[h]; !ok {
-			return nil, fault.New(fault.InvalidArgument, "image.runtime_handler %q is not configured", h)
-		}
+	if err := s.engine.CheckImage(r.GetImage()); err != nil {
+		return nil, err
 	}
 	credential, err := credential(r.GetAuth())
 	if err != nil {
 		return nil, err
 	}
-	id, err := s.images.Pull(ctx, r.GetImage().GetImage(), credential)
+	platform, err := platform(r.GetImage())
+	if err != nil {
+		return nil, err
+	}
+	id, err := s.images.Pull(ctx, r.GetImage().GetImage(), credential, platform)
 	if err != nil {
 		return nil, err
 	}
 	return &cri.PullImageResponse{ImageRef: id}, nil
+}
+
+// platformAnnotation of an ImageSpec, which the kubelet fills with the pod's annotations,
+// chooses the image of another platform than the node's: "linux/arm64".
+const platformAnnotation = "io.kubernetes.cri-o.platform"
+
+func platform(s *cri.ImageSpec) (image.Platform, error) {
+	p, err := image.ParsePlatform(s.GetAnnotations()[platformAnnotation])
+	if err != nil {
+		return p, fmt.Errorf("image.annotations[%s]: %w", platformAnnotation, err)
+	}
+	return p, nil
 }
 
 // credential reads AuthConfig; its auth field is "user:password" in base64, as in

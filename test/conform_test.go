@@ -41,6 +41,7 @@ type conform struct {
 func conformCases() []conformCase {
 	return slices.Concat(
 		conformSandboxCases(), conformContainerCases(), conformResourceCases(), conformRuntimeCases(), conformIsolationCases(),
+		conformImageCases(),
 	)
 }
 

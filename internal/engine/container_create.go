@@ -28,7 +28,7 @@ func (e *Engine) CreateContainer(ctx context.Context, sandboxID string, config *
 		return "", err
 	}
 	v := s.snapshot()
-	if err := checkContainer(config, v); err != nil {
+	if err := errors.Join(checkContainer(config, v), e.checkImages(config)); err != nil {
 		return "", fault.As(fault.InvalidArgument, err)
 	}
 	key := pod.KeyOfContainer(v.ID, config.GetMetadata())
@@ -52,12 +52,17 @@ func (e *Engine) createContainer(ctx context.Context, op *operation, s *sandbox,
 	if !ok {
 		return "", fault.New(fault.NotFound, "image %q is not on the node: pull it first", config.GetImage().GetImage())
 	}
+	mounted, err := e.imageMounts(ctx, config)
+	if err != nil {
+		return "", err
+	}
 	box, name := s.snapshot(), imageName(config.GetImage(), img)
 	c := newContainer(pod.Container{
 		ID: pod.NewID(), SandboxID: box.ID, Phase: pod.ContainerCreating, Config: config,
 		Handler: box.Handler, CgroupParent: box.Config.GetLinux().GetCgroupParent(),
 		Resources: config.GetLinux().GetResources(),
-		ImageID:   img.ID, ImageName: name, ImageRef: img.DigestFor(name), CreatedAt: time.Now().UnixNano(), BootID: e.bootID,
+		ImageID:   img.ID, ImageName: name, ImageRef: img.DigestFor(name), ImageMounts: mounted,
+		CreatedAt: time.Now().UnixNano(), BootID: e.bootID,
 	})
 	op.stage("record")
 	v := c.snapshot()
@@ -119,12 +124,20 @@ func (e *Engine) makeContainer(ctx context.Context, op *operation, box pod.Sandb
 	if v.LogPath, err = logPath(box.Config.GetLogDirectory(), v.Config.GetLogPath()); err != nil {
 		return v, err
 	}
+	op.stage("image mounts")
+	if err := e.mountImages(ctx, v); err != nil {
+		return v, err
+	}
 	op.stage("inputs")
 	in, err := e.inputs(ctx, box, v, img)
 	if err != nil {
 		return v, err
 	}
 	in.User = spec.User{UID: user.UID, GID: user.GID, Groups: user.Groups, Home: user.Home}
+	op.stage("volumes")
+	if in.Volumes, err = e.volumes(v, in); err != nil {
+		return v, err
+	}
 	op.stage("working directory")
 	if err := untrusted.MkdirAllInRoot(v.Rootfs, spec.WorkingDir(v.Config, img.Config), 0o755); err != nil {
 		return v, fmt.Errorf("working directory of %s: %w", v.ID, err)
@@ -214,10 +227,10 @@ func checkContainer(config *cri.ContainerConfig, box pod.Sandbox) error {
 		return fault.New(fault.Unimplemented, "CDI_devices: not served yet")
 	}
 	for _, m := range config.GetMounts() {
-		switch {
-		case m.GetImage().GetImage() != "":
-			return fault.New(fault.Unimplemented, "mounts: image mounts are not served yet (%s)", m.GetContainerPath())
-		case len(m.GetUidMappings())+len(m.GetGidMappings()) > 0:
+		if err := checkImageMount(m); err != nil {
+			return fmt.Errorf("mounts: %s: %w", m.GetContainerPath(), err)
+		}
+		if len(m.GetUidMappings())+len(m.GetGidMappings()) > 0 {
 			return fault.New(fault.Unimplemented, "mounts: idmapped mounts are not served yet (%s)", m.GetContainerPath())
 		}
 	}

@@ -52,7 +52,7 @@ func (e *Engine) inputs(ctx context.Context, box pod.Sandbox, v pod.Container, i
 	in.Files = map[string]string{
 		"/etc/resolv.conf": dir + "/resolv.conf", "/etc/hostname": dir + "/hostname", "/etc/hosts": dir + "/hosts",
 	}
-	if in.Mounts, err = mounts(ctx, v.Config.GetMounts()); err != nil {
+	if in.Mounts, err = e.mounts(ctx, v); err != nil {
 		return in, err
 	}
 	if in.Devices, err = devices(v.Config); err != nil {
@@ -126,11 +126,15 @@ func (e *Engine) target(v pod.Container) (pod.Container, error) {
 	return t, nil
 }
 
-// mounts resolves the host paths. A stat of a file system that does not answer must
+// mounts resolves the host paths; images are mounted already. A stat of a file system that does not answer must
 // not hold the operation for ever, so that each runs in a goroutine of its own.
-func mounts(ctx context.Context, asked []*cri.Mount) ([]spec.Mount, error) {
+func (e *Engine) mounts(ctx context.Context, v pod.Container) ([]spec.Mount, error) {
 	var out []spec.Mount
-	for _, m := range asked {
+	for i, m := range v.Config.GetMounts() {
+		if m.GetImage() != nil {
+			out = append(out, spec.Mount{Mount: m, Source: e.Layout.ImageMount(v.ID, i)})
+			continue
+		}
 		if !filepath.IsAbs(m.GetHostPath()) {
 			return nil, fault.New(fault.InvalidArgument, "mounts: host_path %q of %s is not absolute", m.GetHostPath(), m.GetContainerPath())
 		}

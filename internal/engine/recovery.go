@@ -303,12 +303,19 @@ func (e *Engine) sweepOrphans(ctx context.Context) {
 	if err != nil {
 		e.Log.Warn("sweep of layers", "err", err)
 	}
-	ids := append(layers, e.directories(e.Layout.ContainerDirs())...)
+	orphans := map[string][]string{} // layers by the container they belong to
+	for _, id := range e.directories(e.Layout.ContainerDirs()) {
+		orphans[id] = nil
+	}
+	for _, layer := range layers {
+		id := pod.LayerOwner(layer)
+		orphans[id] = append(orphans[id], layer)
+	}
 	boxes := e.directories(e.Layout.SandboxDirs())
 	// After the listing: an object that is made meanwhile is in the index before it
 	// has a directory or a layer, and so cannot look like an orphan.
 	known := e.knownIDs()
-	for _, id := range ids {
+	for id, layers := range orphans {
 		if known[id] {
 			continue
 		}
@@ -316,6 +323,9 @@ func (e *Engine) sweepOrphans(ctx context.Context) {
 		h, err := e.handler("")
 		if err == nil {
 			err = e.tearDownContainer(ctx, idleOperation(), pod.Container{ID: id, Handler: h})
+		}
+		for _, layer := range layers {
+			err = errors.Join(err, e.Layers.Remove(ctx, layer))
 		}
 		e.unwanted(err, id)
 	}

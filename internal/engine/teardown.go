@@ -57,8 +57,12 @@ func (e *Engine) tearDownContainer(ctx context.Context, op *operation, v pod.Con
 	if err := e.killProcesses(kill, v.Handler, v.CgroupParent, v.ID); err != nil {
 		return fmt.Errorf("kill %s: %w", v.ID, err)
 	}
+	op.stage("mounts")
+	if err := e.unmountAll(v.ID); err != nil {
+		return fmt.Errorf("mounts of %s: %w", v.ID, err)
+	}
 	op.stage("layer")
-	if err := e.Layers.Remove(ctx, v.ID); err != nil {
+	if err := e.removeLayers(ctx, v); err != nil {
 		return fmt.Errorf("layer %s: %w", v.ID, err)
 	}
 	op.stage("bundle")

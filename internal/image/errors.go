@@ -51,6 +51,8 @@ func judge(err error) verdict {
 		return verdict{}
 	case errors.Is(err, ErrInvalid):
 		return verdict{kind: ErrInvalid}
+	case errors.Is(err, ErrNotFound):
+		return verdict{kind: ErrNotFound}
 	case errors.As(err, &policy), errors.As(err, &forged):
 		return verdict{kind: ErrPolicy}
 	case errors.As(err, &refused):
@@ -95,11 +97,17 @@ func judgeCode(code errcode.ErrorCode) verdict {
 	return judgeStatus(code.Descriptor().HTTPStatusCode)
 }
 
+// noPlatform is what containers/image says of an index without the platform.
+var noPlatform = regexp.MustCompile(`no image found in (image index|manifest list) for architecture`)
+
 var statusInText = regexp.MustCompile(`StatusCode: (\d{3})`)
 
 // judgeText reads the HTTP status out of the message where containers/image
 // keeps the type of the error (an answer whose body is not JSON) to itself.
 func judgeText(msg string) (verdict, bool) {
+	if noPlatform.MatchString(msg) {
+		return verdict{kind: ErrNotFound}, true
+	}
 	if group := statusInText.FindStringSubmatch(msg); group != nil {
 		if code, err := strconv.Atoi(group[1]); err == nil {
 			return judgeStatus(code), true

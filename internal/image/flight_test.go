@@ -53,7 +53,7 @@ func TestSamePullIsMadeOnce(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
-			id, err := s.Pull(t.Context(), g.ref, Credential{})
+			id, err := s.Pull(t.Context(), g.ref, Credential{}, Platform{})
 			if err != nil || id != g.img.ID {
 				t.Errorf("id %s, err %v", id, err)
 			}
@@ -88,7 +88,7 @@ func TestOtherCredentialIsAnotherPull(t *testing.T) {
 	var wg sync.WaitGroup
 	for _, user := range []string{"a", "b"} {
 		wg.Go(func() {
-			if _, err := s.Pull(t.Context(), g.ref, Credential{Username: user, Password: "x"}); err != nil {
+			if _, err := s.Pull(t.Context(), g.ref, Credential{Username: user, Password: "x"}, Platform{}); err != nil {
 				t.Error(err)
 			}
 		})
@@ -111,7 +111,7 @@ func TestWaiterLeavesAndThePullGoesOn(t *testing.T) {
 	left := make(chan struct{})
 	go func() {
 		defer close(left)
-		if _, err := s.Pull(first, g.ref, Credential{}); !errors.Is(err, context.Canceled) {
+		if _, err := s.Pull(first, g.ref, Credential{}, Platform{}); !errors.Is(err, context.Canceled) {
 			t.Errorf("the one who left got %v", err)
 		}
 	}()
@@ -119,7 +119,7 @@ func TestWaiterLeavesAndThePullGoesOn(t *testing.T) {
 	got := make(chan struct{})
 	go func() {
 		defer close(got)
-		if id, err := s.Pull(t.Context(), g.ref, Credential{}); err != nil || id != g.img.ID {
+		if id, err := s.Pull(t.Context(), g.ref, Credential{}, Platform{}); err != nil || id != g.img.ID {
 			t.Errorf("the one who stayed: id %s, err %v", id, err)
 		}
 	}()
@@ -143,7 +143,7 @@ func TestPullNobodyWaitsForIsCancelled(t *testing.T) {
 		<-g.arrived
 		leave()
 	}()
-	if _, err := s.Pull(ctx, g.ref, Credential{}); !isCtx(err) {
+	if _, err := s.Pull(ctx, g.ref, Credential{}, Platform{}); !isCtx(err) {
 		t.Errorf("error %v", err)
 	}
 	within(t, 10*time.Second, "the registry sees the client go", g.gone)
@@ -161,7 +161,7 @@ func TestCloseEndsPulls(t *testing.T) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		if _, err := s.Pull(t.Context(), g.ref, Credential{}); err == nil {
+		if _, err := s.Pull(t.Context(), g.ref, Credential{}, Platform{}); err == nil {
 			t.Error("the pull succeeded")
 		}
 	}()
@@ -170,7 +170,7 @@ func TestCloseEndsPulls(t *testing.T) {
 		t.Error(err)
 	}
 	within(t, 10*time.Second, "the pull ends", ended)
-	if _, err := s.Pull(t.Context(), g.ref, Credential{}); err == nil {
+	if _, err := s.Pull(t.Context(), g.ref, Credential{}, Platform{}); err == nil {
 		t.Error("a closed store pulls")
 	}
 }

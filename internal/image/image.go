@@ -60,6 +60,8 @@ type Image struct {
 	// the image and must never steer the daemon.
 	Annotations map[string]string
 	Config      imgspec.ImageConfig
+	// Platform is what the config says the image is for.
+	Platform Platform
 	// TopLayer is the ID of the uppermost layer, "" for an image without layers.
 	TopLayer string
 }

@@ -56,6 +56,7 @@ type docKey struct{ id, manifest string }
 
 type document struct {
 	config      imgspec.ImageConfig
+	platform    Platform
 	annotations map[string]string
 }
 
@@ -183,7 +184,7 @@ func (s *Store) describe(record *storage.Image, layers map[string]*storage.Layer
 	if err != nil {
 		return nil, chain, err
 	}
-	img := &Image{ID: record.ID, Annotations: doc.annotations, Config: doc.config, TopLayer: record.TopLayer, Size: metadataSize(record)}
+	img := &Image{ID: record.ID, Annotations: doc.annotations, Config: doc.config, Platform: doc.platform, TopLayer: record.TopLayer, Size: metadataSize(record)}
 	for _, id := range chain {
 		img.Size += layerSize(layers[id])
 	}
@@ -266,6 +267,7 @@ func (s *Store) document(record *storage.Image, ix, old *index) (document, error
 		return document{}, fmt.Errorf("parse config: %w", err)
 	}
 	doc.config = config.Config
+	doc.platform = Platform{config.OS, config.Architecture, config.Variant}
 	ix.docs[key] = doc
 	return doc, nil
 }

@@ -54,7 +54,7 @@ func open(t *testing.T, o Options) *Store {
 // pullOK pulls and checks that the ID is the image's.
 func pullOK(t *testing.T, s *Store, ref string, img *fixture.Image) {
 	t.Helper()
-	id, err := s.Pull(t.Context(), ref, Credential{})
+	id, err := s.Pull(t.Context(), ref, Credential{}, Platform{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,8 +25,9 @@ var errClosed = errors.New("the store is closed")
 // pullKey is what makes two requests the same pull. Different credentials don't
 // join: one caller's right to an image says nothing about another's.
 type pullKey struct {
-	ref  string
-	cred Credential
+	ref      string
+	cred     Credential
+	platform Platform
 }
 
 // pull is one download that any number of callers wait for.
@@ -40,15 +41,16 @@ type pull struct {
 
 // Pull brings ref to the store and returns the image's ID, equal to Image.ID.
 // ctx bounds this caller's wait only: the download goes on while anyone waits
-// for the same reference with the same credential, and ends when nobody does.
+// for the same reference with the same credential and platform, and ends when nobody
+// does. Of several images with one tag the last one pulled has it.
 // Transient failures are retried. On success the layers are on the disk, the
 // record is written and Status finds ref. Errors wrap one of the sentinels
 // where one fits.
-func (s *Store) Pull(ctx context.Context, ref string, cred Credential) (string, error) {
+func (s *Store) Pull(ctx context.Context, ref string, cred Credential, platform Platform) (string, error) {
 	if err := ctx.Err(); err != nil {
 		return "", fmt.Errorf("pull image %s: %w", ref, err)
 	}
-	p, key, err := s.join(ref, cred)
+	p, key, err := s.join(pullKey{ref: trimTransport(ref), cred: cred, platform: platform})
 	if err != nil {
 		return "", err
 	}
@@ -67,9 +69,9 @@ func (s *Store) Pull(ctx context.Context, ref string, cred Credential) (string, 
 	return "", fmt.Errorf("pull image %s: %w", ref, ctx.Err())
 }
 
-// join returns the running pull of (ref, cred), or starts one.
-func (s *Store) join(ref string, cred Credential) (*pull, pullKey, error) {
-	key := pullKey{ref: trimTransport(ref), cred: cred}
+// join returns the running pull of key, or starts one. The key it returns is how the
+// pull is known.
+func (s *Store) join(key pullKey) (*pull, pullKey, error) {
 	if named, err := reference.ParseDockerRef(key.ref); err == nil {
 		// Only names that say their registry: what a short name means is registries.conf's.
 		if full := named.String(); reference.FamiliarString(named) == full {
@@ -79,7 +81,7 @@ func (s *Store) join(ref string, cred Credential) (*pull, pullKey, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		return nil, key, fmt.Errorf("pull image %s: %w", ref, errClosed)
+		return nil, key, fmt.Errorf("pull image %s: %w", key.ref, errClosed)
 	}
 	p := s.pulls[key]
 	if p == nil {
@@ -125,7 +127,7 @@ func (s *Store) pullAny(ctx context.Context, key pullKey) (string, error) {
 	var failed error
 	for _, name := range names {
 		begun := time.Now()
-		id, err := s.pullOne(ctx, name, key.cred)
+		id, err := s.pullOne(ctx, name, key)
 		if err == nil {
 			s.log.Info("image pulled", "image", name.String(), "id", id, "took", time.Since(begun))
 			return id, nil
@@ -147,10 +149,10 @@ func (s *Store) pullAny(ctx context.Context, key pullKey) (string, error) {
 }
 
 // pullOne retries what may pass by itself.
-func (s *Store) pullOne(ctx context.Context, name reference.Named, cred Credential) (string, error) {
+func (s *Store) pullOne(ctx context.Context, name reference.Named, key pullKey) (string, error) {
 	backoff := firstBackoff
 	for try := 1; ; try++ {
-		id, err := s.fetch(ctx, name, cred)
+		id, err := s.fetch(ctx, name, key)
 		if err == nil {
 			err = s.settle(ctx, id)
 		}
@@ -160,7 +162,7 @@ func (s *Store) pullOne(ctx context.Context, name reference.Named, cred Credenti
 		if try == pullTries || ctx.Err() != nil || !judge(err).transient {
 			return "", err
 		}
-		s.log.Warn("pull failed, trying again", "image", name.String(), "in", backoff, "err", publish("pull", err, cred))
+		s.log.Warn("pull failed, trying again", "image", name.String(), "in", backoff, "err", publish("pull", err, key.cred))
 		timer := time.NewTimer(backoff)
 		select {
 		case <-timer.C:
@@ -203,7 +205,7 @@ func (s *Store) settle(ctx context.Context, id string) error {
 }
 
 // fetch copies name to the store once and returns the image's ID.
-func (s *Store) fetch(ctx context.Context, name reference.Named, cred Credential) (id string, err error) {
+func (s *Store) fetch(ctx context.Context, name reference.Named, key pullKey) (id string, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer func() {
@@ -245,14 +247,19 @@ func (s *Store) fetch(ctx context.Context, name reference.Named, cred Credential
 	defer close(copied)
 	go drain(copied, progress, m)
 
-	sys := s.system()
-	cred.apply(sys, name)
+	sys, own := s.system(), s.system()
+	key.cred.apply(sys, name)
+	key.platform.apply(sys)
+	key.platform.apply(own)
 	if err := trustLoopback(sys, name); err != nil {
+		return "", err
+	}
+	if err := key.platform.check(ctx, source, sys); err != nil {
 		return "", err
 	}
 	var resolved types.ImageReference
 	_, err = copy.Image(ctx, trust, target, source, &copy.Options{
-		SourceCtx: sys, DestinationCtx: s.system(),
+		SourceCtx: sys, DestinationCtx: own,
 		Progress: progress, ProgressInterval: min(time.Second, s.options.StallTimeout/4),
 		ReportResolvedReference: &resolved,
 	})

@@ -53,7 +53,7 @@ func TestPullResultsOfPlainAndTLSRegistries(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := open(t, options(t, c.r))
-			id, err := s.Pull(t.Context(), c.ref, c.cred)
+			id, err := s.Pull(t.Context(), c.ref, c.cred, Platform{})
 			if c.want != nil {
 				if !errors.Is(err, c.want) {
 					t.Fatalf("error %v, want %v", err, c.want)
@@ -94,7 +94,7 @@ func TestPullFromLoopbackWithoutTLSNeedsNoConfiguration(t *testing.T) {
 
 	o.Root, o.RunRoot = o.Root+"2", o.RunRoot+"2"
 	write(fmt.Sprintf("[[registry]]\nlocation = %q\ninsecure = false\n", r.Host))
-	if _, err := open(t, o).Pull(t.Context(), ref, Credential{}); !errors.Is(err, ErrUnavailable) {
+	if _, err := open(t, o).Pull(t.Context(), ref, Credential{}, Platform{}); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("pull from a registry configured as secure: %v, want %v", err, ErrUnavailable)
 	}
 }
@@ -107,7 +107,7 @@ func TestPullOfRegistryThatIsDown(t *testing.T) {
 	host := l.Addr().String()
 	_ = l.Close()
 	s := open(t, options(t, nil))
-	if _, err := s.Pull(t.Context(), host+"/a:v1", Credential{}); !errors.Is(err, ErrUnavailable) {
+	if _, err := s.Pull(t.Context(), host+"/a:v1", Credential{}, Platform{}); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("error %v, want %v", err, ErrUnavailable)
 	}
 }
@@ -120,7 +120,7 @@ func TestPolicyRejects(t *testing.T) {
 	if err := os.WriteFile(o.SignaturePolicy, []byte(`{"default": [{"type": "reject"}]}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := open(t, o).Pull(t.Context(), ref, Credential{}); !errors.Is(err, ErrPolicy) {
+	if _, err := open(t, o).Pull(t.Context(), ref, Credential{}, Platform{}); !errors.Is(err, ErrPolicy) {
 		t.Errorf("error %v, want %v", err, ErrPolicy)
 	}
 }
@@ -162,7 +162,7 @@ func TestManifestsThatAreRefused(t *testing.T) {
 				_, _ = w.Write(manifest)
 				return true
 			})
-			if id, err := open(t, o).Pull(t.Context(), p.host+"/a:v1", Credential{}); err == nil {
+			if id, err := open(t, o).Pull(t.Context(), p.host+"/a:v1", Credential{}, Platform{}); err == nil {
 				t.Errorf("pulled as %s", id)
 			}
 		})
@@ -208,7 +208,7 @@ func TestTransientErrorsAreRetriedOthersNot(t *testing.T) {
 				http.Error(w, "no", c.status)
 				return true
 			})
-			_, err := open(t, o).Pull(t.Context(), p.host+"/a:v1", Credential{})
+			_, err := open(t, o).Pull(t.Context(), p.host+"/a:v1", Credential{}, Platform{})
 			if !errors.Is(err, c.want) {
 				t.Errorf("error %v, want %v", err, c.want)
 			}
@@ -266,7 +266,7 @@ func TestStalledDownloadEnds(t *testing.T) {
 	o.StallTimeout = 700 * time.Millisecond
 	s := open(t, o)
 	begun := time.Now()
-	_, err := s.Pull(t.Context(), p.host+"/a:v1", Credential{})
+	_, err := s.Pull(t.Context(), p.host+"/a:v1", Credential{}, Platform{})
 	if !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "no byte moved") {
 		t.Errorf("error %v", err)
 	}

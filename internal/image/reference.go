@@ -154,3 +154,9 @@ func (i Image) DigestFor(name string) string {
 	}
 	return i.RepoDigests[0]
 }
+
+// HasID tells whether ref is the image's ID, or the beginning of it, and so no name.
+func (i Image) HasID(ref string) bool {
+	hex := strings.TrimPrefix(trimTransport(ref), "sha256:")
+	return hexDigits.MatchString(hex) && strings.HasPrefix(i.ID, hex)
+}

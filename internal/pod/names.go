@@ -4,6 +4,8 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"path/filepath"
+	"strconv"
+	"strings"
 )
 
 // idBytes makes IDs of 64 hex digits, the length every CRI client expects.
@@ -71,6 +73,29 @@ func (l Layout) ContainerDir(id string) string { return filepath.Join(l.Containe
 // TargetNamespace is the file that pins the PID namespace of another container, which
 // this one is to join.
 func (l Layout) TargetNamespace(id string) string { return filepath.Join(l.ContainerDir(id), "pidns") }
+
+// MountDir holds what is mounted for a container alone, to be bound into it: all of it
+// can be unmounted without knowing what it is.
+func (l Layout) MountDir(id string) string { return filepath.Join(l.ContainerDir(id), "mounts") }
+
+// ImageMount is where the image of the container's nth mount is mounted.
+func (l Layout) ImageMount(id string, n int) string {
+	return filepath.Join(l.MountDir(id), "image-"+strconv.Itoa(n))
+}
+
+// VolumeMount is where the nth volume that the image declares is mounted.
+func (l Layout) VolumeMount(id string, n int) string {
+	return filepath.Join(l.MountDir(id), "volume-"+strconv.Itoa(n))
+}
+
+// ImageLayer names the layer by which the container's nth mount shows an image.
+func ImageLayer(id string, n int) string { return id + "-image-" + strconv.Itoa(n) }
+
+// LayerOwner is the ID of the container that a layer belongs to.
+func LayerOwner(layer string) string {
+	id, _, _ := strings.Cut(layer, "-")
+	return id
+}
 
 // PauseRootfs is the read-only root file system of the built-in pause process.
 func (l Layout) PauseRootfs() string { return filepath.Join(l.Run, "pause") }

@@ -163,6 +163,8 @@ type Container struct {
 	ImageName string
 	// ImageRef is the digested reference, or the ID where the image has no digest.
 	ImageRef string
+	// ImageMounts are the images among the mounts of Config, in its order.
+	ImageMounts []ImageMount
 	// Rootfs is the mounted root file system; valid in the boot of BootID.
 	Rootfs string
 	BootID string
@@ -189,6 +191,15 @@ type Container struct {
 	// Update is what an update under way wants to put in force; nil without one. It is
 	// recorded first, so that whoever finds it after a crash takes back what there is of it.
 	Update *cri.LinuxContainerResources
+}
+
+// ImageMount is a mount of Config whose source is an image.
+type ImageMount struct {
+	// Mount is its index in Config.Mounts.
+	Mount int `json:"mount"`
+	// ImageID and ImageRef are what Container has for its own image.
+	ImageID  string `json:"imageID"`
+	ImageRef string `json:"imageRef"`
 }
 
 // SandboxKey is what makes a sandbox unique for the kubelet (PodSandboxMetadata).

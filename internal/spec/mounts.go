@@ -16,9 +16,12 @@ import (
 func (b *builder) mounts() error {
 	all := b.kernelMounts()
 	access := "rw"
-	if b.readonlyRoot() {
+	if b.ReadOnlyRoot() {
 		// Else a container whose root is read-only could rewrite what the whole pod reads.
 		access = "ro"
+	}
+	for _, v := range b.Volumes {
+		all = append(all, bind(v.Source, v.Target, "rw"))
 	}
 	for target, source := range b.Files {
 		all = append(all, bind(source, target, access))
@@ -115,11 +118,18 @@ func (b *builder) mountOptions(m *cri.Mount) ([]string, error) {
 	default:
 		options = append(options, "rw")
 	}
+	if m.GetImage() != nil {
+		// Programs in an image may be run (core/v1 ImageVolumeSource promises "ro" and no
+		// longer "noexec"), but not with more rights than the container has.
+		options = append(options, "nosuid", "nodev")
+	}
 	for _, o := range m.GetMountOptions() {
 		if o != "noexec" && o != "nodev" && o != "nosuid" {
 			return nil, fmt.Errorf("mounts: mount_options %q of %s is none of noexec, nodev, nosuid", o, m.GetContainerPath())
 		}
-		options = append(options, o)
+		if !slices.Contains(options, o) {
+			options = append(options, o)
+		}
 	}
 	return options, nil
 }

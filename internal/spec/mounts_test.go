@@ -48,6 +48,8 @@ func TestMountOptions(t *testing.T) {
 		"bidirectional":               {mount: &cri.Mount{Propagation: bothWays, Readonly: true}, want: "rbind rshared ro"},
 		"recursive read-only":         {mount: &cri.Mount{Readonly: true, RecursiveReadOnly: true}, want: "rbind rprivate rro"},
 		"mount_options":               {mount: &cri.Mount{MountOptions: []string{"noexec", "nodev", "nosuid"}}, want: "rbind rprivate rw noexec nodev nosuid"},
+		"image":                       {mount: &cri.Mount{Readonly: true, Image: &cri.ImageSpec{}}, want: "rbind rprivate ro nosuid nodev"},
+		"image with mount_options":    {mount: &cri.Mount{Readonly: true, Image: &cri.ImageSpec{}, MountOptions: []string{"nodev", "noexec"}}, want: "rbind rprivate ro nosuid nodev noexec"},
 		"recursive without readonly":  {mount: &cri.Mount{RecursiveReadOnly: true}, refuse: []string{"recursive_read_only", "/data"}},
 		"recursive and not private":   {mount: &cri.Mount{Readonly: true, RecursiveReadOnly: true, Propagation: fromHost}, refuse: []string{"recursive_read_only", "/data"}},
 		"recursive with old runtime":  {mount: &cri.Mount{Readonly: true, RecursiveReadOnly: true}, noRRO: true, refuse: []string{"recursive_read_only", "/data", "handler"}},
@@ -79,6 +81,32 @@ func TestMountOptions(t *testing.T) {
 				t.Errorf("got %+v, want %s", m, c.want)
 			}
 		})
+	}
+}
+
+// TestVolumes: they are beside the pod's files and mounts, never in their place.
+func TestVolumes(t *testing.T) {
+	in := podInput(func(in *Input) {
+		in.Volumes = []Volume{{"/etc", "/run/etc"}, {"/data", "/run/data"}}
+		in.Mounts = []Mount{mountAt("/data")}
+		in.Config.Mounts = []*cri.Mount{in.Mounts[0].Mount}
+	})
+	s := build(t, in)
+	if m := at(t, s, "/etc"); m.Source != "/run/etc" || strings.Join(m.Options, " ") != "rbind rprivate rw" {
+		t.Errorf("%+v", m)
+	}
+	if at(t, s, "/etc/hosts").Source != in.Files["/etc/hosts"] || at(t, s, "/data").Source != "/host/data" {
+		t.Errorf("a volume hides what is the pod's: %+v", s.Mounts)
+	}
+	for target, covered := range map[string]bool{"/data": true, "/data/x": true, "/database": false, "/": false, "/etc/hosts": true, "/etc": false} {
+		if got := in.Covered(target); got != covered {
+			t.Errorf("Covered(%s) = %t", target, got)
+		}
+	}
+	for _, in := range []Input{podInput(), podInput(func(in *Input) { in.Node.ReadOnly = true }), podInput(func(in *Input) { security(in).ReadonlyRootfs = true })} {
+		if in.ReadOnlyRoot() != (in.Node.ReadOnly || security(&in).ReadonlyRootfs) || build(t, in).Root.Readonly != in.ReadOnlyRoot() {
+			t.Errorf("ReadOnlyRoot is %t", in.ReadOnlyRoot())
+		}
 	}
 }
 

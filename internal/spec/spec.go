@@ -72,6 +72,9 @@ type Mount struct {
 	Source string
 }
 
+// Volume is a directory of the root file system, and the place at which it can be bound.
+type Volume struct{ Target, Source string }
+
 // Input is everything Container depends on.
 type Input struct {
 	Node   Node
@@ -91,6 +94,8 @@ type Input struct {
 	// HostMqueue: the node has a /dev/mqueue, which containers in its IPC namespace see.
 	HostMqueue bool
 	Mounts     []Mount
+	// Volumes are directories of the image that stay writable on a read-only root.
+	Volumes []Volume
 	// Devices are the pod's devices, and for a privileged container all of the node's.
 	Devices []Device
 	// SeccompProfile is the text of a Localhost profile, or of the node's own
@@ -101,6 +106,20 @@ type Input struct {
 	Annotations map[string]string
 	// Sysctls are set nowhere else; the pod's own are written into its pinned namespaces.
 	Sysctls map[string]string
+}
+
+// ReadOnlyRoot tells whether the container gets a read-only root file system.
+func (in Input) ReadOnlyRoot() bool {
+	return in.Config.GetLinux().GetSecurityContext().GetReadonlyRootfs() || in.Node.ReadOnly
+}
+
+// Covered tells whether one of the pod's files is on target, or a mount of the pod on it
+// or above it.
+func (in Input) Covered(target string) bool {
+	return in.Files[target] != "" || slices.ContainsFunc(in.Config.GetMounts(), func(m *cri.Mount) bool {
+		at := path.Clean(m.GetContainerPath())
+		return target == at || strings.HasPrefix(target, at+"/")
+	})
 }
 
 // Device is a device node with the access that the pod asked for, of "rwm".
@@ -143,8 +162,6 @@ type builder struct {
 
 func (b *builder) privileged() bool { return b.security.GetPrivileged() }
 
-func (b *builder) readonlyRoot() bool { return b.security.GetReadonlyRootfs() || b.Node.ReadOnly }
-
 func (b *builder) clamp(format string, args ...any) {
 	b.clamped = append(b.clamped, fmt.Sprintf(format, args...))
 }
@@ -158,7 +175,7 @@ func (b *builder) process() error {
 	g.SetOCIVersion(b.Node.OCIVersion)
 	g.Config.Annotations = b.Annotations
 	g.SetRootPath(b.Rootfs)
-	g.SetRootReadonly(b.readonlyRoot())
+	g.SetRootReadonly(b.ReadOnlyRoot())
 	g.SetProcessArgs(args)
 	g.SetProcessCwd(WorkingDir(b.Config, b.Image))
 	g.SetProcessTerminal(b.Config.GetTty())

@@ -3,6 +3,7 @@ package sys
 import (
 	"errors"
 	"fmt"
+	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -40,4 +41,36 @@ func IsMountpoint(path string) (bool, error) {
 		return false, fmt.Errorf("statx %s: the kernel does not tell mount points (it is older than 5.8)", path)
 	}
 	return st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
+}
+
+// Bind mounts what source (opened with O_PATH) stands for, a directory or a file, on
+// target, which it makes. The new mount is private and has attributes (MOUNT_ATTR_ of
+// mount_setattr(2)) from the moment it can be seen. The source is no path, so that
+// nobody can exchange it for a link after it was looked up.
+func Bind(source *os.File, target string, attributes uint64) error {
+	info, err := source.Stat()
+	if err != nil {
+		return fmt.Errorf("bind %s: %w", target, err)
+	}
+	if info.IsDir() {
+		err = os.Mkdir(target, 0o700)
+	} else {
+		err = os.WriteFile(target, nil, 0o600)
+	}
+	if err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("bind %s: %w", target, err)
+	}
+	tree, err := unix.OpenTree(int(source.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+	if err != nil {
+		return fmt.Errorf("bind %s: open_tree: %w", target, err)
+	}
+	defer unix.Close(tree)
+	attr := unix.MountAttr{Attr_set: attributes, Propagation: unix.MS_PRIVATE}
+	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &attr); err != nil {
+		return fmt.Errorf("bind %s: mount_setattr: %w", target, err)
+	}
+	if err := unix.MoveMount(tree, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("bind %s: move_mount: %w", target, err)
+	}
+	return nil
 }

@@ -104,3 +104,38 @@ func TestMountHelpersDoNotFollowALink(t *testing.T) {
 	}
 	wantMountpoint(t, mounted, true)
 }
+
+// The mount has its attributes, is nobody's peer, and its place may exist already.
+func TestBind(t *testing.T) {
+	dir := t.TempDir()
+	mountTmpfs(t, filepath.Join(dir, "from"), "")
+	if err := os.WriteFile(filepath.Join(dir, "from/file"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, source := range map[string]string{"dir": "from", "file": "from/file"} {
+		target := filepath.Join(dir, name)
+		f, err := os.OpenFile(filepath.Join(dir, source), unix.O_PATH, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		for range 2 { // the second time on what is left of the first
+			if err := Bind(f, target, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NODEV); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = unix.Unmount(target, unix.MNT_DETACH) })
+			wantMountpoint(t, target, true)
+			var st unix.Statfs_t
+			if err := unix.Statfs(target, &st); err != nil || st.Flags&unix.ST_RDONLY == 0 || st.Flags&unix.ST_NODEV == 0 || st.Flags&unix.ST_NOEXEC != 0 {
+				t.Errorf("flags of %s: %x, %v", name, st.Flags, err)
+			}
+			if err := Unmount(target); err != nil {
+				t.Fatal(err)
+			}
+			wantMountpoint(t, target, false)
+		}
+	}
+	if _, err := os.ReadFile(filepath.Join(dir, "from/file")); err != nil {
+		t.Errorf("the source: %v", err)
+	}
+}

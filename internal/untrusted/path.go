@@ -28,6 +28,32 @@ func openInRoot(root, name string, flags int) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
+// FindInRoot opens a directory or a regular file inside root with O_PATH, as openInRoot
+// does; the caller closes it. Whatever else is there, a device or a socket, is refused.
+func FindInRoot(root, name string) (*os.File, error) {
+	f, err := openInRoot(root, name, unix.O_PATH)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.IsDir() && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s in %s is neither a directory nor a regular file", name, root)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// CheckSubPath takes a relative path that does not climb (Mount.image_sub_path).
+func CheckSubPath(name string) error {
+	if path.IsAbs(name) || climbs(name) || strings.Contains(name, "\x00") {
+		return fmt.Errorf("%q is not a relative path without \"..\"", name)
+	}
+	return nil
+}
+
 func openat2(dir int, name string, flags int) (int, error) {
 	// EAGAIN: something was renamed meanwhile, and ".." could not be proved safe.
 	const tries = 16

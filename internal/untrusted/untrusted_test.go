@@ -212,6 +212,38 @@ func TestCVE_2025_0750_LogPaths(t *testing.T) {
 	}
 }
 
+func TestFindInRoot(t *testing.T) {
+	outside := t.TempDir()
+	root := image(t, map[string]string{"dir/file": "x"})
+	for name, target := range map[string]string{
+		"in": "/dir", "out": outside, "up": strings.Repeat("../", 30) + outside[1:], "magic": "/proc/self/root", "self": "self",
+	} {
+		if err := os.Symlink(target, filepath.Join(root, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := unix.Mkfifo(filepath.Join(root, "fifo"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, ok := range map[string]bool{
+		"/": true, "dir": true, "dir/file": true, "in/file": true, "../../dir": true,
+		"out": false, "up": false, "magic": false, "self": false, "fifo": false, "absent": false, "dir/file/x": false, "a\x00b": false,
+	} {
+		f, err := FindInRoot(root, name)
+		if (err == nil) != ok {
+			t.Errorf("%q: %v", name, err)
+		}
+		if err == nil {
+			f.Close()
+		}
+	}
+	for name, ok := range map[string]bool{"": true, "a": true, "a/b": true, "a/..b": true, "..": false, "a/../b": false, "/a": false, "a\x00": false} {
+		if err := CheckSubPath(name); (err == nil) != ok {
+			t.Errorf("CheckSubPath(%q): %v", name, err)
+		}
+	}
+}
+
 func TestHostnames(t *testing.T) {
 	for name, ok := range map[string]bool{
 		"web-0": true, strings.Repeat("a", 64): true, strings.Repeat("a", 65): false, "": false, "a b": false, "a\nb": false, "ä": false,

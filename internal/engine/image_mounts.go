@@ -1,0 +1,151 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/crio-minimal/crio/internal/fault"
+	"github.com/crio-minimal/crio/internal/pod"
+	"github.com/crio-minimal/crio/internal/rootfs"
+	"github.com/crio-minimal/crio/internal/sys"
+	"github.com/crio-minimal/crio/internal/untrusted"
+)
+
+// ErrImageMount: an image that is on the node cannot be mounted into a container, or
+// has not the sub path that was asked for.
+var ErrImageMount = errors.New("image mount")
+
+// CheckImage refuses an ImageSpec whose runtime_handler is not configured. Images do
+// not differ by handler, so that there is nothing else to it.
+func (e *Engine) CheckImage(s *cri.ImageSpec) error {
+	if _, err := e.handler(s.GetRuntimeHandler()); err != nil {
+		return fmt.Errorf("image.runtime_handler: %w", err)
+	}
+	return nil
+}
+
+// checkImages is CheckImage for all images that a container is made of.
+func (e *Engine) checkImages(config *cri.ContainerConfig) error {
+	if err := e.CheckImage(config.GetImage()); err != nil {
+		return err
+	}
+	for _, m := range config.GetMounts() {
+		if err := e.CheckImage(m.GetImage()); err != nil {
+			return fmt.Errorf("mounts: %s: %w", m.GetContainerPath(), err)
+		}
+	}
+	return nil
+}
+
+// checkImageMount follows Mount.image and .image_sub_path in the proto.
+func checkImageMount(m *cri.Mount) error {
+	if m.GetImage() == nil {
+		if m.GetImageSubPath() != "" {
+			return errors.New("image_sub_path is set without image")
+		}
+		return nil
+	}
+	switch {
+	case m.GetImage().GetImage() == "":
+		return errors.New("image is set, but names none")
+	case m.GetHostPath() != "":
+		return errors.New("host_path and image exclude each other")
+	case !m.GetReadonly():
+		return errors.New("readonly must be set: an image can only be mounted read-only")
+	case m.GetPropagation() == cri.MountPropagation_PROPAGATION_BIDIRECTIONAL:
+		return errors.New("propagation: an image has no mounts to hand on")
+	}
+	if err := untrusted.CheckSubPath(m.GetImageSubPath()); err != nil {
+		return fmt.Errorf("image_sub_path: %w", err)
+	}
+	return nil
+}
+
+// imageMounts finds the images that the container mounts.
+func (e *Engine) imageMounts(ctx context.Context, config *cri.ContainerConfig) ([]pod.ImageMount, error) {
+	var found []pod.ImageMount
+	for i, m := range config.GetMounts() {
+		if m.GetImage() == nil {
+			continue
+		}
+		img, ok, err := e.Images.Status(ctx, m.GetImage().GetImage())
+		if err != nil {
+			return nil, fmt.Errorf("mounts: image %s: %w", m.GetImage().GetImage(), err)
+		}
+		if !ok {
+			return nil, fault.New(fault.NotFound, "mounts: %s: image %q is not on the node: pull it first",
+				m.GetContainerPath(), m.GetImage().GetImage())
+		}
+		found = append(found, pod.ImageMount{Mount: i, ImageID: img.ID, ImageRef: img.DigestFor(imageName(m.GetImage(), img))})
+	}
+	return found, nil
+}
+
+// mountImages mounts the images at the places from which the container binds them.
+//
+// Each is a layer of the container's own, like its root file system: the store knows by
+// it that the image is in use, for every tool and after every crash, and any layer that
+// can be a root file system can be mounted. Nothing is ever written to it.
+func (e *Engine) mountImages(ctx context.Context, v pod.Container) error {
+	for _, m := range v.ImageMounts {
+		asked := v.Config.GetMounts()[m.Mount]
+		err := e.mountImage(ctx, v.ID, m, asked.GetImageSubPath())
+		switch {
+		case errors.Is(err, rootfs.ErrNotFound):
+			return fault.New(fault.NotFound, "mounts: %s: image %s was removed meanwhile: pull it again: %w", asked.GetContainerPath(), m.ImageID, err)
+		case err != nil:
+			return fmt.Errorf("%w of %s at %s: %w", ErrImageMount, asked.GetImage().GetImage(), asked.GetContainerPath(), err)
+		}
+	}
+	return nil
+}
+
+func (e *Engine) mountImage(ctx context.Context, id string, m pod.ImageMount, subPath string) error {
+	layer := pod.ImageLayer(id, m.Mount)
+	if err := e.Layers.Create(ctx, layer, m.ImageID, rootfs.Options{}); err != nil {
+		return err
+	}
+	root, err := e.Layers.Mount(ctx, layer)
+	if err != nil {
+		return err
+	}
+	found, err := untrusted.FindInRoot(root, filepath.Join("/", subPath))
+	if err != nil {
+		return fault.New(fault.InvalidArgument, "image_sub_path: %w", err)
+	}
+	defer found.Close()
+	if err := os.MkdirAll(e.Layout.MountDir(id), 0o700); err != nil {
+		return err
+	}
+	return sys.Bind(found, e.Layout.ImageMount(id, m.Mount), unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
+}
+
+// unmountAll unmounts what is mounted for a container alone. It needs nothing but the ID.
+func (e *Engine) unmountAll(id string) error {
+	dir := e.Layout.MountDir(id)
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, entry := range entries {
+		err = errors.Join(err, unmount(filepath.Join(dir, entry.Name())))
+	}
+	return err
+}
+
+// removeLayers removes the layers of a container, its own last.
+func (e *Engine) removeLayers(ctx context.Context, v pod.Container) error {
+	for _, m := range v.ImageMounts {
+		if err := e.Layers.Remove(ctx, pod.ImageLayer(v.ID, m.Mount)); err != nil {
+			return err
+		}
+	}
+	return e.Layers.Remove(ctx, v.ID)
+}
