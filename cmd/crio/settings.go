@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/crio-minimal/crio/internal/cdi"
 	"github.com/crio-minimal/crio/internal/cgroup"
 	"github.com/crio-minimal/crio/internal/engine"
 	"github.com/crio-minimal/crio/internal/image"
@@ -45,6 +46,7 @@ func engineSettings(ctx context.Context, cfg *config.Config, layout pod.Layout, 
 	s := engine.Settings{
 		Layout: layout, Handlers: map[string]engine.Handler{}, DefaultHandler: r.DefaultRuntime, Pause: pause,
 		KillWait: time.Duration(r.CtrStopTimeout) * time.Second, LogSizeMax: r.LogSizeMax, DefaultSysctls: r.DefaultSysctls,
+		CDI: cdi.Registry{Dirs: r.CDISpecDirs},
 	}
 	for name, h := range r.Runtimes {
 		handler, err := probeHandler(ctx, cfg, layout, name, h)

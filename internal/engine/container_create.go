@@ -139,6 +139,12 @@ func (e *Engine) makeContainer(ctx context.Context, op *operation, box pod.Sandb
 	for _, message := range result.Clamped {
 		e.warnOnce(message)
 	}
+	if len(v.Config.GetCDIDevices()) > 0 {
+		op.stage("cdi")
+		if err := e.injectCDI(&v, result.Spec); err != nil {
+			return v, err
+		}
+	}
 	if err := e.writeBundle(v.ID, result.Spec); err != nil {
 		return v, fmt.Errorf("bundle %s: %w", v.ID, err)
 	}
@@ -207,8 +213,6 @@ func checkContainer(config *cri.ContainerConfig, box pod.Sandbox) error {
 		return errors.New("image must be set")
 	case s.GetPrivileged() && !box.Config.GetLinux().GetSecurityContext().GetPrivileged():
 		return fmt.Errorf("privileged: sandbox %s was not made for privileged containers", box.ID)
-	case len(config.GetCDIDevices()) > 0:
-		return fault.New(fault.Unimplemented, "CDI_devices: not served yet")
 	}
 	for _, m := range config.GetMounts() {
 		switch {

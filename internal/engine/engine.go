@@ -26,6 +26,7 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/crio-minimal/crio/internal/cdi"
 	"github.com/crio-minimal/crio/internal/cgroup"
 	"github.com/crio-minimal/crio/internal/fault"
 	"github.com/crio-minimal/crio/internal/image"
@@ -75,6 +76,8 @@ type Settings struct {
 	// Pause is the path of the built-in static pause binary.
 	Pause string
 	Node  NodeSettings
+	// CDI finds the devices that pods ask for by name.
+	CDI cdi.Registry
 	// KillWait is how long a stop waits for the end of a killed container.
 	KillWait time.Duration
 	// LogSizeMax in bytes; 0 or less is unlimited.

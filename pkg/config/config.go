@@ -54,6 +54,7 @@ type Runtime struct {
 	DefaultCapabilities []string                  `toml:"default_capabilities" rule:"capability" doc:"Capabilities of containers that are not privileged, before the pod adds and drops some."`
 	DefaultSysctls      []string                  `toml:"default_sysctls" rule:"sysctl" doc:"Sysctls of every pod, each name=value; the pod's own override them."`
 	SeccompProfile      string                    `toml:"seccomp_profile" rule:"abs" doc:"Seccomp profile (JSON) for RuntimeDefault. Empty: the built-in one."`
+	CDISpecDirs         []string                  `toml:"cdi_spec_dirs" rule:"abs" doc:"Directories of CDI files, which describe the devices that a pod may ask for by name. They are read whenever one does. Of two files in different directories that describe the same device, the one in the later directory counts."`
 	CgroupManager       string                    `toml:"cgroup_manager" rule:"required,oneof=systemd cgroupfs" doc:"Who makes cgroups: systemd or cgroupfs. The kubelet learns it over CRI."`
 	LogLevel            string                    `toml:"log_level" rule:"required,oneof=fatal panic error warn warning info debug trace" doc:"Least severe message that is logged: error, warn, info or debug. CRI-O's fatal and panic count as error, trace as debug."`
 	LogSizeMax          int64                     `toml:"log_size_max" rule:"logsize" doc:"Size in bytes at which a container's log starts over; at least 8192, or -1 for no limit. The kubelet rotates logs on its own."`
@@ -122,6 +123,7 @@ func Default() *Config {
 				"CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "SETGID", "SETUID",
 				"SETPCAP", "NET_BIND_SERVICE", "KILL",
 			},
+			CDISpecDirs:    []string{"/etc/cdi", "/var/run/cdi"},
 			CgroupManager:  "systemd",
 			LogLevel:       "info",
 			LogSizeMax:     -1,
