@@ -53,6 +53,9 @@ func (e *Engine) inputs(ctx context.Context, box pod.Sandbox, v pod.Container, i
 	if in.Mounts, err = mounts(ctx, v.Config.GetMounts()); err != nil {
 		return in, err
 	}
+	if err = checkPropagation(ctx, in.Mounts); err != nil {
+		return in, err
+	}
 	if in.Devices, err = devices(v.Config); err != nil {
 		return in, err
 	}
@@ -125,21 +128,7 @@ func mounts(ctx context.Context, asked []*cri.Mount) ([]spec.Mount, error) {
 }
 
 func resolve(ctx context.Context, path string) (string, error) {
-	type answer struct {
-		path string
-		err  error
-	}
-	answers := make(chan answer, 1)
-	go func() {
-		p, err := filepath.EvalSymlinks(path)
-		answers <- answer{p, err}
-	}()
-	select {
-	case a := <-answers:
-		return a.path, a.err
-	case <-ctx.Done():
-		return "", fmt.Errorf("the file system does not answer: %w", ctx.Err())
-	}
+	return within(ctx, func() (string, error) { return filepath.EvalSymlinks(path) })
 }
 
 // devices are the pod's, a directory standing for every node in it; for a
