@@ -225,7 +225,7 @@ func (e *Engine) checkSandbox(config *cri.PodSandboxConfig) error {
 			return fmt.Errorf("hostname: %w", err)
 		}
 	}
-	return nil
+	return checkDNS(config.GetDnsConfig())
 }
 
 func refuseUserNamespace(o *cri.NamespaceOption) error {
