@@ -21,6 +21,7 @@ complete -c crio -n __fish_use_subcommand -l default-ulimits -x -d 'Resource lim
 complete -c crio -n __fish_use_subcommand -l default-capabilities -x -d 'Capabilities of containers that are not privileged, before the pod adds and drops some'
 complete -c crio -n __fish_use_subcommand -l default-sysctls -x -d 'Sysctls of every pod, each name=value; the pod\'s own override them'
 complete -c crio -n __fish_use_subcommand -l seccomp-profile -r -F -d 'Seccomp profile (JSON) for RuntimeDefault'
+complete -c crio -n __fish_use_subcommand -l apparmor-profile -x -d 'AppArmor profile for RuntimeDefault, on a kernel that has AppArmor'
 complete -c crio -n __fish_use_subcommand -l cdi-spec-dirs -r -F -d 'Directories of CDI files, which describe the devices that a pod may ask for by name'
 complete -c crio -n __fish_use_subcommand -l cgroup-manager -x -a 'systemd cgroupfs' -d 'Who makes cgroups: systemd or cgroupfs'
 complete -c crio -n __fish_use_subcommand -l log-level -x -a 'fatal panic error warn warning info debug trace' -d 'Least severe message that is logged: error, warn, info or debug'

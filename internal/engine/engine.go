@@ -97,6 +97,7 @@ type NodeSettings struct {
 	PidsLimit           int64
 	ReadOnly            bool
 	AppArmor            bool
+	AppArmorProfile     string // of RuntimeDefault, see spec.Node
 	SeccompProfile      []byte // text of the configured default profile; nil is the built-in one
 }
 
@@ -223,7 +224,7 @@ func (e *Engine) node(h Handler) spec.Node {
 	return spec.Node{
 		OCIVersion: h.Features.OCIVersion, RecursiveReadOnly: h.Features.RecursiveReadOnly,
 		CgroupV2: e.Cgroups.Version() == 2, Hugetlb: e.Cgroups.HasHugetlb(), Capabilities: n.Capabilities, MinOOMScoreAdj: n.MinOOMScoreAdj,
-		AppArmor: n.AppArmor, DefaultCapabilities: n.DefaultCapabilities, DefaultEnv: n.DefaultEnv,
+		AppArmor: n.AppArmor, AppArmorProfile: n.AppArmorProfile, DefaultCapabilities: n.DefaultCapabilities, DefaultEnv: n.DefaultEnv,
 		Rlimits: n.Rlimits, HardLimits: n.HardLimits, PidsLimit: n.PidsLimit, ReadOnly: n.ReadOnly,
 	}
 }

@@ -59,6 +59,9 @@ func (e *Engine) inputs(ctx context.Context, box pod.Sandbox, v pod.Container, i
 	if in.Devices, err = devices(v.Config); err != nil {
 		return in, err
 	}
+	if err = e.checkAppArmor(v.Config.GetLinux().GetSecurityContext()); err != nil {
+		return in, err
+	}
 	in.SeccompProfile, err = e.seccompProfile(v.Config)
 	return in, err
 }

@@ -264,11 +264,16 @@ func (e *Engine) startPause(ctx context.Context, s *sandbox) (*pod.Process, erro
 	if err != nil {
 		return nil, fmt.Errorf("pause %s: %w", v.ID, err)
 	}
+	security := pauseSecurity(v.Config)
+	if err := e.checkAppArmor(security); err != nil {
+		return nil, err
+	}
 	oci, err := spec.Pause(spec.Input{
 		Node: e.node(h), Rootfs: e.Layout.PauseRootfs(), Namespaces: e.podNamespaces(v), CgroupsPath: group.OCIPath(),
+		Config: &cri.ContainerConfig{Linux: &cri.LinuxContainerConfig{SecurityContext: security}},
 	})
 	if err != nil {
-		return nil, fmt.Errorf("pause %s: %w", v.ID, err)
+		return nil, fault.New(fault.InvalidArgument, "pause %s: %w", v.ID, err)
 	}
 	if err := e.writeBundle(v.ID, oci); err != nil {
 		return nil, fmt.Errorf("pause %s: %w", v.ID, err)

@@ -9,13 +9,14 @@ import (
 
 // Pause describes the first process of a pod whose containers share one PID
 // namespace: the built-in program, alone in a read-only root, with no capability.
-// It joins the pod's pinned namespaces and brings a new PID namespace.
+// It joins the pod's pinned namespaces and brings a new PID namespace. Of in.Config only
+// the AppArmor profile counts.
 func Pause(in Input) (*specs.Spec, error) {
 	g, err := generate.New("linux")
 	if err != nil {
 		return nil, fmt.Errorf("oci spec template: %w", err)
 	}
-	b := &builder{Input: in, g: &g}
+	b := &builder{Input: in, g: &g, security: in.Config.GetLinux().GetSecurityContext()}
 	g.SetOCIVersion(in.Node.OCIVersion)
 	g.SetRootPath(in.Rootfs)
 	g.SetRootReadonly(true)
@@ -39,7 +40,8 @@ func Pause(in Input) (*specs.Spec, error) {
 	if err := b.oomScore(max(pauseOOMScoreAdj, in.Node.MinOOMScoreAdj)); err != nil {
 		return nil, err
 	}
-	if err := b.paths(); err != nil {
+	g.Config.Linux.MaskedPaths, g.Config.Linux.ReadonlyPaths = safeMasked(), safeReadonly()
+	if err := b.apparmor(); err != nil {
 		return nil, err
 	}
 	return g.Config, nil

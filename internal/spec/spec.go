@@ -33,6 +33,9 @@ type Node struct {
 	Hugetlb bool
 	// AppArmor: the kernel has it enabled.
 	AppArmor bool
+	// AppArmorProfile is loaded and stands for RuntimeDefault; Unconfined is none by the
+	// administrator's will, "" is none since it could not be loaded.
+	AppArmorProfile string
 	// DefaultCapabilities, with or without the CAP_ prefix, are what a pod adds to and drops
 	// from, unless it says ALL.
 	DefaultCapabilities []string

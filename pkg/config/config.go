@@ -54,6 +54,7 @@ type Runtime struct {
 	DefaultCapabilities []string                  `toml:"default_capabilities" rule:"capability" doc:"Capabilities of containers that are not privileged, before the pod adds and drops some."`
 	DefaultSysctls      []string                  `toml:"default_sysctls" rule:"sysctl" doc:"Sysctls of every pod, each name=value; the pod's own override them."`
 	SeccompProfile      string                    `toml:"seccomp_profile" rule:"abs" doc:"Seccomp profile (JSON) for RuntimeDefault. Empty: the built-in one."`
+	ApparmorProfile     string                    `toml:"apparmor_profile" rule:"required" doc:"AppArmor profile for RuntimeDefault, on a kernel that has AppArmor. The default one is made and loaded by crio, if the kernel has none of its name; any other one has to be loaded. The word unconfined stands for none."`
 	CDISpecDirs         []string                  `toml:"cdi_spec_dirs" rule:"abs" doc:"Directories of CDI files, which describe the devices that a pod may ask for by name. They are read whenever one does. Of two files in different directories that describe the same device, the one in the later directory counts."`
 	CgroupManager       string                    `toml:"cgroup_manager" rule:"required,oneof=systemd cgroupfs" doc:"Who makes cgroups: systemd or cgroupfs. The kubelet learns it over CRI."`
 	LogLevel            string                    `toml:"log_level" rule:"required,oneof=fatal panic error warn warning info debug trace" doc:"Least severe message that is logged: error, warn, info or debug. CRI-O's fatal and panic count as error, trace as debug."`
@@ -123,13 +124,14 @@ func Default() *Config {
 				"CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "SETGID", "SETUID",
 				"SETPCAP", "NET_BIND_SERVICE", "KILL",
 			},
-			CDISpecDirs:    []string{"/etc/cdi", "/var/run/cdi"},
-			CgroupManager:  "systemd",
-			LogLevel:       "info",
-			LogSizeMax:     -1,
-			CtrStopTimeout: 30,
-			PidsLimit:      -1,
-			Runtimes:       map[string]RuntimeHandler{defaultHandler: newHandler()},
+			ApparmorProfile: "crio-default",
+			CDISpecDirs:     []string{"/etc/cdi", "/var/run/cdi"},
+			CgroupManager:   "systemd",
+			LogLevel:        "info",
+			LogSizeMax:      -1,
+			CtrStopTimeout:  30,
+			PidsLimit:       -1,
+			Runtimes:        map[string]RuntimeHandler{defaultHandler: newHandler()},
 		},
 		Image: Image{
 			DefaultTransport: "docker://",
