@@ -92,9 +92,12 @@ func (e *Engine) createContainer(ctx context.Context, op *operation, s *sandbox,
 
 // makeContainer makes the layer and the bundle and returns the container as resolved.
 func (e *Engine) makeContainer(ctx context.Context, op *operation, box pod.Sandbox, v pod.Container, img image.Image) (pod.Container, error) {
-	var err error
+	labels, err := e.containerLabels(box, v.Config.GetLinux().GetSecurityContext())
+	if err != nil {
+		return v, err
+	}
 	op.stage("layer")
-	err = e.Layers.Create(ctx, v.ID, img.ID, rootfs.Options{})
+	err = e.Layers.Create(ctx, v.ID, img.ID, rootfs.Options{MountLabel: labels.Mount})
 	if errors.Is(err, rootfs.ErrNotFound) {
 		return v, fault.New(fault.NotFound, "image %s was removed meanwhile: pull it again: %w", img.ID, err)
 	}
@@ -121,6 +124,11 @@ func (e *Engine) makeContainer(ctx context.Context, op *operation, box pod.Sandb
 	op.stage("inputs")
 	in, err := e.inputs(ctx, box, v, img)
 	if err != nil {
+		return v, err
+	}
+	in.ProcessLabel, in.MountLabel = labels.Process, labels.Mount
+	op.stage("relabel")
+	if err := e.relabel(ctx, in.Mounts, labels); err != nil {
 		return v, err
 	}
 	in.User = spec.User{UID: user.UID, GID: user.GID, Groups: user.Groups, Home: user.Home}

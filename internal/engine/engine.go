@@ -35,6 +35,7 @@ import (
 	"github.com/crio-minimal/crio/internal/pod"
 	"github.com/crio-minimal/crio/internal/record"
 	"github.com/crio-minimal/crio/internal/rootfs"
+	"github.com/crio-minimal/crio/internal/selinux"
 	"github.com/crio-minimal/crio/internal/spec"
 )
 
@@ -107,6 +108,7 @@ type Drivers struct {
 	Layers   *rootfs.Store
 	Networks *network.Network
 	Cgroups  *cgroup.Tree
+	Labels   *selinux.Policy
 	Log      *slog.Logger
 }
 

@@ -16,7 +16,6 @@ import (
 	"github.com/crio-minimal/crio/internal/network"
 	"github.com/crio-minimal/crio/internal/pod"
 	"github.com/crio-minimal/crio/internal/spec"
-	"github.com/crio-minimal/crio/internal/sys"
 	"github.com/crio-minimal/crio/internal/untrusted"
 )
 
@@ -65,7 +64,13 @@ func (e *Engine) runSandbox(ctx context.Context, op *operation, v pod.Sandbox) (
 		return "", fault.As(fault.InvalidArgument, fmt.Errorf("cgroup_parent %q: %w", parent, err))
 	}
 	v.Cgroups = missing
+	labels, err := e.podLabels(v.Config)
+	if err != nil {
+		return "", err
+	}
+	v.ProcessLabel, v.MountLabel = labels.Process, labels.Mount
 	if err := e.sandboxRecords.Save(v, false); err != nil {
+		e.Labels.Release(labels)
 		return "", err
 	}
 	s := newSandbox(v)
@@ -268,9 +273,14 @@ func (e *Engine) startPause(ctx context.Context, s *sandbox) (*pod.Process, erro
 	if err := e.checkAppArmor(security); err != nil {
 		return nil, err
 	}
+	labels, err := e.containerLabels(v, security)
+	if err != nil {
+		return nil, err
+	}
 	oci, err := spec.Pause(spec.Input{
 		Node: e.node(h), Rootfs: e.Layout.PauseRootfs(), Namespaces: e.podNamespaces(v), CgroupsPath: group.OCIPath(),
-		Config: &cri.ContainerConfig{Linux: &cri.LinuxContainerConfig{SecurityContext: security}},
+		Config:       &cri.ContainerConfig{Linux: &cri.LinuxContainerConfig{SecurityContext: security}},
+		ProcessLabel: labels.Process, MountLabel: labels.Mount,
 	})
 	if err != nil {
 		return nil, fault.New(fault.InvalidArgument, "pause %s: %w", v.ID, err)
@@ -314,14 +324,14 @@ func (e *Engine) sandboxFiles(v pod.Sandbox) error {
 	if err != nil {
 		return err
 	}
-	if err := sys.WriteFile(dir+"/resolv.conf", resolv, 0o644); err != nil {
+	if err := e.podFile(v, "resolv.conf", resolv); err != nil {
 		return err
 	}
 	hostname, err := e.hostname(v)
 	if err != nil {
 		return err
 	}
-	if err := sys.WriteFile(dir+"/hostname", []byte(hostname+"\n"), 0o644); err != nil {
+	if err := e.podFile(v, "hostname", []byte(hostname+"\n")); err != nil {
 		return err
 	}
 	if v.HostIPC() {
@@ -331,7 +341,7 @@ func (e *Engine) sandboxFiles(v pod.Sandbox) error {
 	if err := os.MkdirAll(shm, 0o700); err != nil {
 		return err
 	}
-	if err := unix.Mount("shm", shm, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, shmOptions); err != nil {
+	if err := unix.Mount("shm", shm, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, e.Labels.MountOptions(shmOptions, labelsOf(v))); err != nil {
 		return fmt.Errorf("mount %s: %w", shm, err)
 	}
 	return nil

@@ -44,5 +44,8 @@ func Pause(in Input) (*specs.Spec, error) {
 	if err := b.apparmor(); err != nil {
 		return nil, err
 	}
+	if err := b.selinux(); err != nil {
+		return nil, err
+	}
 	return g.Config, nil
 }

@@ -214,3 +214,10 @@ func (b *builder) apparmor() error {
 	}
 	return nil
 }
+
+// selinux passes on labels that were decided on elsewhere.
+func (b *builder) selinux() error {
+	b.g.SetProcessSelinuxLabel(b.ProcessLabel)
+	b.g.SetLinuxMountLabel(b.MountLabel)
+	return nil
+}

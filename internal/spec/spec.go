@@ -99,6 +99,8 @@ type Input struct {
 	// SeccompProfile is the text of a Localhost profile, or of the node's own
 	// RuntimeDefault; without one RuntimeDefault is the built-in profile.
 	SeccompProfile []byte
+	// ProcessLabel and MountLabel are SELinux contexts, "" for none.
+	ProcessLabel, MountLabel string
 	// Sysctls are set nowhere else; the pod's own are written into its pinned namespaces.
 	Sysctls map[string]string
 }
@@ -124,7 +126,7 @@ func Container(in Input) (Result, error) {
 	}
 	b := &builder{Input: in, g: &g, security: in.Config.GetLinux().GetSecurityContext()}
 	for _, step := range []func() error{
-		b.process, b.capabilities, b.namespaces, b.mounts, b.devices, b.resources, b.paths, b.seccomp, b.apparmor,
+		b.process, b.capabilities, b.namespaces, b.mounts, b.devices, b.resources, b.paths, b.seccomp, b.apparmor, b.selinux,
 	} {
 		if err := step(); err != nil {
 			return Result{}, err

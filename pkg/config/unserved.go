@@ -17,7 +17,7 @@ func unserved() []string {
 		stream_idle_timeout tls_min_version tls_cipher_suites`)
 	add("crio.runtime", `no_pivot decryption_keys_path conmon_env add_inheritable_capabilities allowed_devices
 		additional_devices device_ownership_from_security_context hooks_dir default_mounts_file
-		default_mounts log_filter log_to_journald selinux hostnetwork_disable_selinux privileged_seccomp_profile
+		default_mounts log_filter log_to_journald hostnetwork_disable_selinux privileged_seccomp_profile
 		blockio_config_file blockio_reload rdt_config_file irqbalance_config_file
 		irqbalance_config_restore_file infra_ctr_cpuset shared_cpuset min_injected_gomaxprocs
 		container_exits_dir container_attach_socket_dir namespaces_dir pinns_path bind_mount_prefix
