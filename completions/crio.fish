@@ -23,6 +23,7 @@ complete -c crio -n __fish_use_subcommand -l default-sysctls -x -d 'Sysctls of e
 complete -c crio -n __fish_use_subcommand -l seccomp-profile -r -F -d 'Seccomp profile (JSON) for RuntimeDefault'
 complete -c crio -n __fish_use_subcommand -l apparmor-profile -x -d 'AppArmor profile for RuntimeDefault, on a kernel that has AppArmor'
 complete -c crio -n __fish_use_subcommand -l cdi-spec-dirs -r -F -d 'Directories of CDI files, which describe the devices that a pod may ask for by name'
+complete -c crio -n __fish_use_subcommand -l selinux -d 'Give pods SELinux labels, and relabel their volumes, where the kernel has SELinux (enforcing or permissive)'
 complete -c crio -n __fish_use_subcommand -l cgroup-manager -x -a 'systemd cgroupfs' -d 'Who makes cgroups: systemd or cgroupfs'
 complete -c crio -n __fish_use_subcommand -l log-level -x -a 'fatal panic error warn warning info debug trace' -d 'Least severe message that is logged: error, warn, info or debug'
 complete -c crio -n __fish_use_subcommand -l log-size-max -x -d 'Size in bytes at which a container\'s log starts over; at least 8192, or -1 for no limit'

@@ -96,7 +96,8 @@ func probeHandler(ctx context.Context, cfg *config.Config, layout pod.Layout, na
 	return engine.Handler{
 		Runtime:  oci.Runtime{Path: path, Root: root, Systemd: cfg.Runtime.CgroupManager == cgroup.Systemd},
 		Features: features, Monitor: h.MonitorPath, MonitorEnv: h.MonitorEnv, MonitorCgroup: monitorCgroup,
-		StartTimeout: time.Duration(h.ContainerCreateTimeout) * time.Second,
+		WithoutNodeDevices: h.PrivilegedWithoutHostDevices,
+		StartTimeout:       time.Duration(h.ContainerCreateTimeout) * time.Second,
 	}, nil
 }
 

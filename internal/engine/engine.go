@@ -64,6 +64,8 @@ type Handler struct {
 	MonitorEnv []string
 	// MonitorCgroup is the parent of the monitors' cgroups; "" is the node's default.
 	MonitorCgroup string
+	// WithoutNodeDevices: privileged containers have no more devices than others.
+	WithoutNodeDevices bool
 	// StartTimeout bounds the runtime's create and start together.
 	StartTimeout time.Duration
 }
@@ -224,7 +226,7 @@ func runtimeOf(h pod.Handler) oci.Runtime {
 func (e *Engine) node(h Handler) spec.Node {
 	n := e.Settings.Node
 	return spec.Node{
-		OCIVersion: h.Features.OCIVersion, RecursiveReadOnly: h.Features.RecursiveReadOnly,
+		OCIVersion: h.Features.OCIVersion, RecursiveReadOnly: h.Features.RecursiveReadOnly, WithoutNodeDevices: h.WithoutNodeDevices,
 		CgroupV2: e.Cgroups.Version() == 2, Hugetlb: e.Cgroups.HasHugetlb(), Capabilities: n.Capabilities, MinOOMScoreAdj: n.MinOOMScoreAdj,
 		AppArmor: n.AppArmor, AppArmorProfile: n.AppArmorProfile, DefaultCapabilities: n.DefaultCapabilities, DefaultEnv: n.DefaultEnv,
 		Rlimits: n.Rlimits, HardLimits: n.HardLimits, PidsLimit: n.PidsLimit, ReadOnly: n.ReadOnly,

@@ -29,6 +29,8 @@ type Node struct {
 	MinOOMScoreAdj int64
 	// RecursiveReadOnly: the runtime knows the mount option "rro".
 	RecursiveReadOnly bool
+	// WithoutNodeDevices: privileged containers have no access to devices that they do not ask for.
+	WithoutNodeDevices bool
 	// Hugetlb: the controller of huge pages is there.
 	Hugetlb bool
 	// AppArmor: the kernel has it enabled.

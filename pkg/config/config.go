@@ -68,13 +68,14 @@ type Runtime struct {
 
 // RuntimeHandler is a table [crio.runtime.runtimes.NAME].
 type RuntimeHandler struct {
-	RuntimePath            string   `toml:"runtime_path" rule:"abs" doc:"Path of the OCI runtime. Empty: the handler's name, looked up in PATH."`
-	RuntimeType            string   `toml:"runtime_type" rule:"oneof=oci" doc:"Kind of runtime. Only oci is served; empty means oci."`
-	RuntimeRoot            string   `toml:"runtime_root" rule:"abs" doc:"Directory of the OCI runtime's state. Must be lost at a reboot. Empty: <run_dir>/oci/<handler>."`
-	MonitorPath            string   `toml:"monitor_path" rule:"abs" doc:"Path of the container monitor for this handler. Empty: crio.runtime.conmon."`
-	MonitorCgroup          string   `toml:"monitor_cgroup" doc:"Cgroup of this handler's monitors. Empty: crio.runtime.conmon_cgroup."`
-	MonitorEnv             []string `toml:"monitor_env" rule:"env" doc:"Environment of the monitor and of the OCI runtime under it, each NAME=value, added to the daemon's PATH."`
-	ContainerCreateTimeout int64    `toml:"container_create_timeout" rule:"createtimeout" doc:"Seconds that the OCI runtime may take to create a container; at least 30."`
+	RuntimePath                  string   `toml:"runtime_path" rule:"abs" doc:"Path of the OCI runtime. Empty: the handler's name, looked up in PATH."`
+	RuntimeType                  string   `toml:"runtime_type" rule:"oneof=oci" doc:"Kind of runtime. Only oci is served; empty means oci."`
+	RuntimeRoot                  string   `toml:"runtime_root" rule:"abs" doc:"Directory of the OCI runtime's state. Must be lost at a reboot. Empty: <run_dir>/oci/<handler>."`
+	MonitorPath                  string   `toml:"monitor_path" rule:"abs" doc:"Path of the container monitor for this handler. Empty: crio.runtime.conmon."`
+	MonitorCgroup                string   `toml:"monitor_cgroup" doc:"Cgroup of this handler's monitors. Empty: crio.runtime.conmon_cgroup."`
+	MonitorEnv                   []string `toml:"monitor_env" rule:"env" doc:"Environment of the monitor and of the OCI runtime under it, each NAME=value, added to the daemon's PATH."`
+	PrivilegedWithoutHostDevices bool     `toml:"privileged_without_host_devices" doc:"Keep the node's devices from this handler's privileged containers: they get those that the pod asks for, and access to no others."`
+	ContainerCreateTimeout       int64    `toml:"container_create_timeout" rule:"createtimeout" doc:"Seconds that the OCI runtime may take to create a container; at least 30."`
 }
 
 // Image is the table [crio.image]. Empty paths mean the system's own files, as the

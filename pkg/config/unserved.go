@@ -25,7 +25,7 @@ func unserved() []string {
 		absent_mount_sources_to_reject enable_pod_events disable_hostport_mapping timezone
 		enable_criu_support additional_artifact_stores workloads.**`)
 	add("crio.runtime.runtimes.*", `runtime_config_path runtime_pull_image monitor_exec_cgroup allowed_annotations
-		default_annotations.** privileged_without_host_devices container_min_memory platform_runtime_paths.**
+		default_annotations.** container_min_memory platform_runtime_paths.**
 		inherit_default_runtime no_sync_log stream_websockets seccomp_profile exec_cpu_affinity`)
 	add("crio.checkpoint_restore", `container_level_enabled`)
 	add("crio.image", `namespaced_auth_dir pause_image pause_image_auth_file pause_command signature_policy_dir
