@@ -43,6 +43,7 @@ complete -c crio -n __fish_use_subcommand -l certs-dir -r -F -d 'Directory of th
 complete -c crio -n __fish_use_subcommand -l cni-default-network -x -d 'Name of the CNI network for pods'
 complete -c crio -n __fish_use_subcommand -l network-dir -l cni-config-dir -r -F -d 'Directory of CNI configurations'
 complete -c crio -n __fish_use_subcommand -l plugin-dirs -l cni-plugin-dir -r -F -d 'Directories of CNI plugins, searched in this order'
+complete -c crio -n __fish_use_subcommand -l conf-template -r -F -d 'Template (Go text/template) of a network list, which is written into network_dir when the kubelet tells the addresses of the node\'s pods: {{.PodCIDR}}, or {{range .PodCIDRs}}'
 complete -c crio -n __fish_use_subcommand -l cache-dir -l cni-cache-dir -r -F -d 'Directory in which libcni keeps what each ADD returned, for the DEL'
 complete -c crio -n __fish_use_subcommand -l help -s h -d 'show help'
 complete -c crio -n __fish_use_subcommand -l version -s v -d 'print the version'

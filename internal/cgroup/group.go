@@ -25,6 +25,8 @@ type Group struct {
 	// memory, pids and freezer are those of dirs with these controllers. Every
 	// process of the group is in pids, whatever else a sub-group is made in.
 	memory, pids, freezer string
+	// everywhere: a group inside that is in all hierarchies.
+	everywhere bool
 }
 
 // OCIPath is linux.cgroupsPath of the OCI runtime specification.
@@ -41,6 +43,34 @@ func (g Group) OOMFile() string {
 	return filepath.Join(g.memory, "memory.oom_control")
 }
 
+// ParentSets are the CPUs and memory nodes that the group's parent may use, and so the
+// most that the group itself may; "" where there is no cpuset controller.
+func (g Group) ParentSets() (cpus, mems string, err error) {
+	suffix := ""
+	if g.version == 2 {
+		suffix = ".effective"
+	}
+	read := func(dir, name string) (string, error) {
+		data, err := os.ReadFile(filepath.Join(filepath.Dir(dir), name+suffix))
+		if errors.Is(err, fs.ErrNotExist) {
+			return "", nil
+		}
+		return strings.TrimSpace(string(data)), err
+	}
+	for _, dir := range g.dirs {
+		if cpus, err = read(dir, "cpuset.cpus"); err != nil || cpus != "" {
+			if err == nil {
+				mems, err = read(dir, "cpuset.mems")
+			}
+			break
+		}
+	}
+	if err != nil {
+		return "", "", fmt.Errorf("cgroup %s: %w", g.oci, err)
+	}
+	return cpus, mems, nil
+}
+
 // Sub names a group inside. In v1 it is made where processes are counted and
 // frozen only: memory and time stay charged to the container.
 func (g Group) Sub(name string) Group {
@@ -54,11 +84,22 @@ func (g Group) Sub(name string) Group {
 	return s
 }
 
-// ExecArgs are the options of runc's and crun's exec that put a command into the
-// group, which must be a Sub of the container's.
+// SubEverywhere is Sub in every hierarchy, for runtimes whose exec cannot be told in
+// which ones. What it uses is charged to the container all the same.
+func (g Group) SubEverywhere(name string) Group {
+	s := g.Sub(name)
+	s.everywhere, s.dirs = true, nil
+	for _, dir := range g.dirs {
+		s.dirs = append(s.dirs, filepath.Join(dir, name))
+	}
+	return s
+}
+
+// ExecArgs are the options of the runtimes' exec that put a command into the group,
+// which must be a Sub (runc) or SubEverywhere (crun) of the container's.
 func (g Group) ExecArgs() []string {
 	name := filepath.Base(g.oci)
-	if g.version == 2 {
+	if g.version == 2 || g.everywhere {
 		return []string{"--cgroup", name}
 	}
 	args := []string{"--cgroup", "pids:" + name}

@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -59,7 +58,7 @@ func (e *Engine) ExecSync(ctx context.Context, id string, args []string, timeout
 		return oci.Output{}, fmt.Errorf("exec %s: %w", v.ID, err)
 	}
 	defer os.Remove(mark)
-	sub := group.Sub(name)
+	sub := e.execGroup(v.Handler, group, name)
 	if err := sub.Create(); err != nil {
 		return oci.Output{}, fmt.Errorf("exec %s: cgroup: %w", v.ID, err)
 	}
@@ -72,6 +71,14 @@ func (e *Engine) ExecSync(ctx context.Context, id string, args []string, timeout
 		ID: v.ID, Process: process, Reaper: e.configured(v.Handler).Monitor, PidFile: mark + ".pid", CgroupArgs: sub.ExecArgs(),
 	})
 	return out, e.endExec(limited, sub, err, timeout)
+}
+
+// execGroup is the cgroup of a command, inside of its container's.
+func (e *Engine) execGroup(h pod.Handler, container cgroup.Group, name string) cgroup.Group {
+	if e.configured(h).Features.ExecByController {
+		return container.Sub(name)
+	}
+	return container.SubEverywhere(name)
 }
 
 // endExec leaves processes behind only where the command ended by itself: a probe
@@ -96,13 +103,9 @@ func (e *Engine) endExec(ctx context.Context, sub cgroup.Group, err error, timeo
 
 // execProcess is the container's own process with another command.
 func (e *Engine) execProcess(v pod.Container, args []string) (*specs.Process, error) {
-	data, err := os.ReadFile(filepath.Join(e.Layout.ContainerDir(v.ID), "config.json"))
+	s, err := e.bundleOf(v.ID)
 	if err != nil {
 		return nil, err
-	}
-	var s struct{ Process *specs.Process }
-	if err := json.Unmarshal(data, &s); err != nil || s.Process == nil {
-		return nil, fmt.Errorf("config.json: %w", errors.Join(err, errors.New("no process")))
 	}
 	s.Process.Args, s.Process.Terminal, s.Process.ConsoleSize = args, false, nil
 	return s.Process, nil
@@ -123,7 +126,7 @@ func (e *Engine) killExecs(ctx context.Context, v pod.Container) error {
 		if !strings.HasPrefix(entry.Name(), execPrefix) {
 			continue
 		}
-		sub := group.Sub(strings.TrimSuffix(entry.Name(), ".pid"))
+		sub := e.execGroup(v.Handler, group, strings.TrimSuffix(entry.Name(), ".pid"))
 		err = errors.Join(err, sub.Kill(ctx), sub.Remove(ctx), os.Remove(filepath.Join(dir, entry.Name())))
 	}
 	return err

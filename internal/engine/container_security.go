@@ -15,31 +15,27 @@ import (
 )
 
 // checkAppArmor refuses a profile that the kernel does not have: the runtime would say
-// only that a file could not be written. A kernel without AppArmor is the specification's
-// to refuse.
+// only that a file could not be written.
 func (e *Engine) checkAppArmor(security *cri.LinuxContainerSecurityContext) error {
 	profile, err := spec.AppArmorProfile(security)
 	if err != nil {
 		return fault.As(fault.InvalidArgument, err)
 	}
-	if profile.GetProfileType() != cri.SecurityProfile_Localhost || !e.Settings.Node.AppArmor {
+	if profile.GetProfileType() != cri.SecurityProfile_Localhost {
 		return nil
 	}
-	loaded, err := apparmor.Loaded(profile.GetLocalhostRef())
+	name := profile.GetLocalhostRef()
+	if !e.Settings.Node.AppArmor {
+		return fault.New(fault.InvalidArgument, "apparmor: profile %q: %w", name, spec.ErrNoAppArmor)
+	}
+	loaded, err := apparmor.Loaded(name)
 	if err != nil {
 		return err
 	}
 	if !loaded {
-		return fault.New(fault.InvalidArgument, "apparmor: profile %q is not loaded on the node: load it with apparmor_parser", profile.GetLocalhostRef())
+		return fault.New(fault.InvalidArgument, "apparmor: profile %q is not loaded on the node: load it with apparmor_parser", name)
 	}
 	return nil
-}
-
-// pauseSecurity is what a pod asks for its own process (LinuxSandboxSecurityContext), in
-// the words for containers.
-func pauseSecurity(config *cri.PodSandboxConfig) *cri.LinuxContainerSecurityContext {
-	s := config.GetLinux().GetSecurityContext()
-	return &cri.LinuxContainerSecurityContext{Apparmor: s.GetApparmor()}
 }
 
 // podLabels are new labels for a pod. Their level is held until Release.

@@ -61,6 +61,7 @@ func (e *Engine) Recover(ctx context.Context) (u Unwanted, err error) {
 			u.containers = append(u.containers, c)
 		}
 		watches = append(watches, e.recoverContainer(c))
+		e.recoverUpdate(c)
 	}
 	patience, cancel := context.WithTimeout(ctx, connectPatience)
 	defer cancel()
@@ -158,6 +159,19 @@ func (e *Engine) recoverContainer(c *container) *operation {
 		})
 	}
 	return nil
+}
+
+// recoverUpdate takes back an update that the daemon before this one did not end:
+// nobody was told that it succeeded.
+func (e *Engine) recoverUpdate(c *container) {
+	if c.snapshot().Update == nil {
+		return
+	}
+	c.queue.do(func() {
+		if err := e.undoUpdate(e.ctx, c); err != nil && e.ctx.Err() == nil {
+			e.Log.Error("recovery", "err", err)
+		}
+	})
 }
 
 // reachAgain is the pause after an attempt to reach a monitor that failed for a reason
@@ -352,6 +366,11 @@ func (e *Engine) MakeRunDirectories() error {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("run directory: %w", err)
 		}
+	}
+	// The user that a sandbox asks for has to reach the program in it; nobody else comes
+	// by the directories above.
+	if err := os.Chmod(l.PauseRootfs(), 0o755); err != nil {
+		return fmt.Errorf("run directory: %w", err)
 	}
 	data, err := os.ReadFile(e.Pause)
 	if err != nil {

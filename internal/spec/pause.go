@@ -9,8 +9,8 @@ import (
 
 // Pause describes the first process of a pod whose containers share one PID
 // namespace: the built-in program, alone in a read-only root, with no capability.
-// It joins the pod's pinned namespaces and brings a new PID namespace. Of in.Config only
-// the AppArmor profile counts.
+// It joins the pod's pinned namespaces and brings a new PID namespace. The user and,
+// of in.Config, the profiles are those of the sandbox's security context.
 func Pause(in Input) (*specs.Spec, error) {
 	g, err := generate.New("linux")
 	if err != nil {
@@ -22,6 +22,7 @@ func Pause(in Input) (*specs.Spec, error) {
 	g.SetRootReadonly(true)
 	g.SetProcessArgs([]string{"/pause"})
 	g.SetProcessCwd("/")
+	b.user()
 	g.SetProcessNoNewPrivileges(true)
 	g.ClearProcessEnv()
 	g.ClearProcessRlimits()
@@ -41,11 +42,10 @@ func Pause(in Input) (*specs.Spec, error) {
 		return nil, err
 	}
 	g.Config.Linux.MaskedPaths, g.Config.Linux.ReadonlyPaths = safeMasked(), safeReadonly()
-	if err := b.apparmor(); err != nil {
-		return nil, err
-	}
-	if err := b.selinux(); err != nil {
-		return nil, err
+	for _, step := range []func() error{b.seccomp, b.apparmor, b.selinux} {
+		if err := step(); err != nil {
+			return nil, err
+		}
 	}
 	return g.Config, nil
 }

@@ -181,6 +181,9 @@ func (b *builder) seccomp() error {
 	return nil
 }
 
+// ErrNoAppArmor answers those who ask for a profile by its name.
+var ErrNoAppArmor = errors.New("the node's kernel does not have AppArmor enabled")
+
 // Unconfined is the name by which an AppArmor profile is none.
 const Unconfined = "unconfined"
 
@@ -196,7 +199,7 @@ func (b *builder) apparmor() error {
 	switch profile.GetProfileType() {
 	case cri.SecurityProfile_Localhost:
 		if !b.Node.AppArmor {
-			return fmt.Errorf("apparmor: profile %q: the node's kernel does not have AppArmor enabled", profile.GetLocalhostRef())
+			return fmt.Errorf("apparmor: profile %q: %w", profile.GetLocalhostRef(), ErrNoAppArmor)
 		}
 		name = profile.GetLocalhostRef()
 	case cri.SecurityProfile_RuntimeDefault:

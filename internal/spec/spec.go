@@ -31,8 +31,8 @@ type Node struct {
 	RecursiveReadOnly bool
 	// WithoutNodeDevices: privileged containers have no access to devices that they do not ask for.
 	WithoutNodeDevices bool
-	// Hugetlb: the controller of huge pages is there.
-	Hugetlb bool
+	// Hugetlb and Swap: huge pages and swap can be limited.
+	Hugetlb, Swap bool
 	// AppArmor: the kernel has it enabled.
 	AppArmor bool
 	// AppArmorProfile is loaded and stands for RuntimeDefault; Unconfined is none by the
@@ -103,6 +103,9 @@ type Input struct {
 	SeccompProfile []byte
 	// ProcessLabel and MountLabel are SELinux contexts, "" for none.
 	ProcessLabel, MountLabel string
+	// Annotations are those that the handler may see, and no others: a runtime takes
+	// orders from them (CVE-2024-3154).
+	Annotations map[string]string
 	// Sysctls are set nowhere else; the pod's own are written into its pinned namespaces.
 	Sysctls map[string]string
 }
@@ -160,17 +163,13 @@ func (b *builder) process() error {
 	}
 	g := b.g
 	g.SetOCIVersion(b.Node.OCIVersion)
+	g.Config.Annotations = b.Annotations
 	g.SetRootPath(b.Rootfs)
 	g.SetRootReadonly(b.readonlyRoot())
 	g.SetProcessArgs(args)
 	g.SetProcessCwd(WorkingDir(b.Config, b.Image))
 	g.SetProcessTerminal(b.Config.GetTty())
-	g.SetProcessUID(b.User.UID)
-	g.SetProcessGID(b.User.GID)
-	g.ClearProcessAdditionalGids()
-	for _, gid := range b.User.Groups {
-		g.AddProcessAdditionalGid(gid)
-	}
+	b.user()
 	g.SetProcessNoNewPrivileges(b.security.GetNoNewPrivs())
 	b.rlimits()
 	if b.Hostname != "" && !b.Namespaces.HostUTS && b.Namespaces.UTS == "" {
@@ -179,6 +178,15 @@ func (b *builder) process() error {
 		g.RemoveHostname()
 	}
 	return b.environment()
+}
+
+func (b *builder) user() {
+	b.g.SetProcessUID(b.User.UID)
+	b.g.SetProcessGID(b.User.GID)
+	b.g.ClearProcessAdditionalGids()
+	for _, gid := range b.User.Groups {
+		b.g.AddProcessAdditionalGid(gid)
+	}
 }
 
 // environment is built from the lowest to the highest authority: node, image, pod.
