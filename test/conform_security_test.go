@@ -294,9 +294,11 @@ func conformAppArmor(c *conform) {
 		})
 		c.sees(id, "cat /proc/self/attr/current 2>/dev/null | grep -o "+apparmor.DefaultProfile, strings.TrimLeft(tt.want+"\n", "\n"))
 	}
-	//lint:ignore SA1019 older kubelets send it
 	old := func(name string) func(*cri.ContainerConfig) {
-		return func(k *cri.ContainerConfig) { k.Linux.SecurityContext.ApparmorProfile = name }
+		return func(k *cri.ContainerConfig) {
+			//lint:ignore SA1019 older kubelets send it
+			k.Linux.SecurityContext.ApparmorProfile = name
+		}
 	}
 	c.refusedContainer(old("localhost/crio-test-absent"), "apparmor", "crio-test-absent")
 	c.refusedContainer(old("nonsense"), "apparmor_profile", "nonsense")
