@@ -25,7 +25,10 @@ func (s *Server) Status(ctx context.Context, r *cri.StatusRequest) (*cri.StatusR
 	answer := &cri.StatusResponse{
 		Status:          &cri.RuntimeStatus{Conditions: []*cri.RuntimeCondition{runtime, network}},
 		RuntimeHandlers: s.handlers(),
-		Features:        &cri.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true},
+		Features: &cri.RuntimeFeatures{
+			// The feature is the node's, the runtimes are several: the default one speaks for them.
+			SupplementalGroupsPolicy: true, MountOptions: s.engine.Handlers[s.DefaultHandler].Features.BindOptions,
+		},
 	}
 	if r.GetVerbose() {
 		info, err := json.Marshal(s.engine.Report())

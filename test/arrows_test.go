@@ -25,7 +25,7 @@ var levels = [][]string{
 	// drivers
 	{
 		"internal/oci", "internal/monitor", "internal/cgroup", "internal/netns", "internal/network",
-		"internal/rootfs", "internal/record", "internal/image",
+		"internal/rootfs", "internal/record", "internal/image", "internal/cdi", "internal/apparmor", "internal/selinux",
 	},
 	{"internal/engine", "internal/stats", "internal/stream"},
 	// The self-test is a client, of the socket and of the drivers that know the node.
@@ -41,6 +41,9 @@ var allowed = []struct {
 }{
 	{"go.podman.io/", []string{"internal/image", "internal/rootfs"}, "the storage libraries stay behind two doors"},
 	{"github.com/containernetworking/", []string{"internal/network"}, "CNI stays behind one door"},
+	{"tags.cncf.io/", []string{"internal/cdi"}, "CDI stays behind one door"},
+	{"github.com/moby/profiles/apparmor", []string{"internal/apparmor"}, "it starts apparmor_parser, which only the daemon's start may do"},
+	{"github.com/opencontainers/selinux/", []string{"internal/selinux"}, "SELinux stays behind one door"},
 	{"os/exec", []string{"internal/oci", "internal/monitor", "internal/network", "cmd/crio"}, "only runtimes, monitors, CNI plugins and the self-test's daemon are processes that crio starts"},
 	{"github.com/urfave/cli/", []string{"cmd/crio"}, "only the command has a command line"},
 	{"github.com/BurntSushi/toml", []string{"pkg/config"}, "only the configuration is TOML"},

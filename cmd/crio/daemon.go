@@ -18,6 +18,7 @@ import (
 	"github.com/crio-minimal/crio/internal/network"
 	"github.com/crio-minimal/crio/internal/pod"
 	"github.com/crio-minimal/crio/internal/rootfs"
+	"github.com/crio-minimal/crio/internal/selinux"
 	"github.com/crio-minimal/crio/internal/sys"
 	"github.com/crio-minimal/crio/internal/telemetry"
 	"github.com/crio-minimal/crio/internal/version"
@@ -157,13 +158,17 @@ func openParts(ctx context.Context, cfg *config.Config, layout pod.Layout, log *
 	if err != nil {
 		return nil, err
 	}
+	labels, err := selinux.Open(cfg.Runtime.SELinux)
+	if err != nil {
+		return nil, fmt.Errorf("crio.runtime.selinux: %w", err)
+	}
 	images, err := image.Open(imageOptions(cfg, log))
 	if err != nil {
 		return nil, fmt.Errorf("storage: %w", err)
 	}
 	p := &parts{images: images, networks: network.New(networkOptions(cfg, log))}
 	p.engine, err = engine.New(settings, engine.Drivers{
-		Images: images, Layers: rootfs.New(images.Storage(), layout.State), Networks: p.networks, Cgroups: cgroups, Log: log,
+		Images: images, Layers: rootfs.New(images.Storage(), layout.State), Networks: p.networks, Cgroups: cgroups, Labels: labels, Log: log,
 	}, bootID)
 	if err != nil {
 		return nil, errors.Join(err, images.Close(ctx))

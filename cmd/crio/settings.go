@@ -15,6 +15,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/crio-minimal/crio/internal/apparmor"
+	"github.com/crio-minimal/crio/internal/cdi"
 	"github.com/crio-minimal/crio/internal/cgroup"
 	"github.com/crio-minimal/crio/internal/engine"
 	"github.com/crio-minimal/crio/internal/image"
@@ -45,6 +47,7 @@ func engineSettings(ctx context.Context, cfg *config.Config, layout pod.Layout, 
 	s := engine.Settings{
 		Layout: layout, Handlers: map[string]engine.Handler{}, DefaultHandler: r.DefaultRuntime, Pause: pause,
 		KillWait: time.Duration(r.CtrStopTimeout) * time.Second, LogSizeMax: r.LogSizeMax, DefaultSysctls: r.DefaultSysctls,
+		CDI: cdi.Registry{Dirs: r.CDISpecDirs},
 	}
 	for name, h := range r.Runtimes {
 		handler, err := probeHandler(ctx, cfg, layout, name, h)
@@ -64,7 +67,9 @@ func engineSettings(ctx context.Context, cfg *config.Config, layout pod.Layout, 
 		}
 		s.Handlers[name] = handler
 	}
-	s.Node, err = nodeSettings(cfg)
+	if s.Node, err = nodeSettings(cfg); err == nil && s.Node.AppArmor {
+		s.Node.AppArmorProfile, err = appArmorProfile(ctx, r.ApparmorProfile, log)
+	}
 	return s, err
 }
 
@@ -94,7 +99,8 @@ func probeHandler(ctx context.Context, cfg *config.Config, layout pod.Layout, na
 	return engine.Handler{
 		Runtime:  oci.Runtime{Path: path, Root: root, Systemd: cfg.Runtime.CgroupManager == cgroup.Systemd},
 		Features: features, Monitor: h.MonitorPath, MonitorEnv: h.MonitorEnv, MonitorCgroup: monitorCgroup,
-		StartTimeout: time.Duration(h.ContainerCreateTimeout) * time.Second, AllowedAnnotations: h.AllowedAnnotations,
+		WithoutNodeDevices: h.PrivilegedWithoutHostDevices,
+		StartTimeout:       time.Duration(h.ContainerCreateTimeout) * time.Second, AllowedAnnotations: h.AllowedAnnotations,
 	}, nil
 }
 
@@ -125,7 +131,7 @@ func nodeSettings(cfg *config.Config) (engine.NodeSettings, error) {
 	r := cfg.Runtime
 	n := engine.NodeSettings{
 		DefaultCapabilities: r.DefaultCapabilities, DefaultEnv: r.DefaultEnv, PidsLimit: r.PidsLimit, ReadOnly: r.ReadOnly,
-		AppArmor: apparmorEnabled(),
+		AppArmor: apparmor.Enabled(),
 	}
 	var err error
 	if n.Capabilities, err = heldCapabilities(); err != nil {
@@ -152,9 +158,28 @@ func nodeSettings(cfg *config.Config) (engine.NodeSettings, error) {
 	return n, nil
 }
 
-func apparmorEnabled() bool {
-	data, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
-	return err == nil && strings.HasPrefix(string(data), "Y")
+// appArmorProfile makes sure that the profile of RuntimeDefault is loaded, and returns
+// what spec.Node.AppArmorProfile has to be. Without our own, pods that do not ask for it
+// run as they would without AppArmor; one that is configured must be there.
+func appArmorProfile(ctx context.Context, name string, log *slog.Logger) (string, error) {
+	switch name {
+	case spec.Unconfined:
+		return name, nil
+	case apparmor.DefaultProfile:
+		if err := apparmor.LoadDefault(ctx); err != nil {
+			log.Warn("containers that do not name an AppArmor profile are not confined by one, and those that ask for RuntimeDefault are refused: install apparmor, or set crio.runtime.apparmor_profile", "err", err)
+			return "", nil
+		}
+		return name, nil
+	}
+	loaded, err := apparmor.Loaded(name)
+	if err == nil && !loaded {
+		err = fmt.Errorf("profile %q is not loaded: load it with apparmor_parser before crio starts, or use %s", name, apparmor.DefaultProfile)
+	}
+	if err != nil {
+		return "", fmt.Errorf("crio.runtime.apparmor_profile: %w", err)
+	}
+	return name, nil
 }
 
 // heldCapabilities are those of the bounding set (capabilities(7), PR_CAPBSET_READ)

@@ -98,9 +98,12 @@ func (e *Engine) createContainer(ctx context.Context, op *operation, s *sandbox,
 
 // makeContainer makes the layer and the bundle and returns the container as resolved.
 func (e *Engine) makeContainer(ctx context.Context, op *operation, box pod.Sandbox, v pod.Container, img image.Image) (pod.Container, error) {
-	var err error
+	labels, err := e.containerLabels(box, v.Config.GetLinux().GetSecurityContext())
+	if err != nil {
+		return v, err
+	}
 	op.stage("layer")
-	err = e.Layers.Create(ctx, v.ID, img.ID, rootfs.Options{})
+	err = e.Layers.Create(ctx, v.ID, img.ID, rootfs.Options{MountLabel: labels.Mount})
 	if errors.Is(err, rootfs.ErrNotFound) {
 		return v, fault.New(fault.NotFound, "image %s was removed meanwhile: pull it again: %w", img.ID, err)
 	}
@@ -133,6 +136,11 @@ func (e *Engine) makeContainer(ctx context.Context, op *operation, box pod.Sandb
 	if err != nil {
 		return v, err
 	}
+	in.ProcessLabel, in.MountLabel = labels.Process, labels.Mount
+	op.stage("relabel")
+	if err := e.relabel(ctx, in.Mounts, labels); err != nil {
+		return v, err
+	}
 	in.User = spec.User{UID: user.UID, GID: user.GID, Groups: user.Groups, Home: user.Home}
 	op.stage("volumes")
 	if in.Volumes, err = e.volumes(v, in); err != nil {
@@ -152,6 +160,12 @@ func (e *Engine) makeContainer(ctx context.Context, op *operation, box pod.Sandb
 	}
 	for _, message := range result.Clamped {
 		e.warnOnce(message)
+	}
+	if len(v.Config.GetCDIDevices()) > 0 {
+		op.stage("cdi")
+		if err := e.injectCDI(&v, result.Spec); err != nil {
+			return v, err
+		}
 	}
 	if err := e.writeBundle(v.ID, result.Spec); err != nil {
 		return v, fmt.Errorf("bundle %s: %w", v.ID, err)
@@ -223,8 +237,6 @@ func checkContainer(config *cri.ContainerConfig, box pod.Sandbox) error {
 		return fmt.Errorf("privileged: sandbox %s was not made for privileged containers", box.ID)
 	case config.GetWindows() != nil:
 		return errors.New("windows: this node runs Linux")
-	case len(config.GetCDIDevices()) > 0:
-		return fault.New(fault.Unimplemented, "CDI_devices: not served yet")
 	}
 	for _, m := range config.GetMounts() {
 		if err := checkImageMount(m); err != nil {

@@ -26,6 +26,7 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/crio-minimal/crio/internal/cdi"
 	"github.com/crio-minimal/crio/internal/cgroup"
 	"github.com/crio-minimal/crio/internal/fault"
 	"github.com/crio-minimal/crio/internal/image"
@@ -34,6 +35,7 @@ import (
 	"github.com/crio-minimal/crio/internal/pod"
 	"github.com/crio-minimal/crio/internal/record"
 	"github.com/crio-minimal/crio/internal/rootfs"
+	"github.com/crio-minimal/crio/internal/selinux"
 	"github.com/crio-minimal/crio/internal/spec"
 )
 
@@ -62,6 +64,8 @@ type Handler struct {
 	MonitorEnv []string
 	// MonitorCgroup is the parent of the monitors' cgroups; "" is the node's default.
 	MonitorCgroup string
+	// WithoutNodeDevices: privileged containers have no more devices than others.
+	WithoutNodeDevices bool
 	// StartTimeout bounds the runtime's create and start together.
 	StartTimeout time.Duration
 	// AllowedAnnotations are names, or with a * at the end beginnings of names, of those
@@ -78,6 +82,8 @@ type Settings struct {
 	// Pause is the path of the built-in static pause binary.
 	Pause string
 	Node  NodeSettings
+	// CDI finds the devices that pods ask for by name.
+	CDI cdi.Registry
 	// KillWait is how long a stop waits for the end of a killed container.
 	KillWait time.Duration
 	// LogSizeMax in bytes; 0 or less is unlimited.
@@ -97,6 +103,7 @@ type NodeSettings struct {
 	PidsLimit           int64
 	ReadOnly            bool
 	AppArmor            bool
+	AppArmorProfile     string // of RuntimeDefault, see spec.Node
 	SeccompProfile      []byte // text of the configured default profile; nil is the built-in one
 }
 
@@ -106,6 +113,7 @@ type Drivers struct {
 	Layers   *rootfs.Store
 	Networks *network.Network
 	Cgroups  *cgroup.Tree
+	Labels   *selinux.Policy
 	Log      *slog.Logger
 }
 
@@ -221,9 +229,9 @@ func runtimeOf(h pod.Handler) oci.Runtime {
 func (e *Engine) node(h Handler) spec.Node {
 	n := e.Settings.Node
 	return spec.Node{
-		OCIVersion: h.Features.OCIVersion, RecursiveReadOnly: h.Features.RecursiveReadOnly,
+		OCIVersion: h.Features.OCIVersion, RecursiveReadOnly: h.Features.RecursiveReadOnly, WithoutNodeDevices: h.WithoutNodeDevices,
 		CgroupV2: e.Cgroups.Version() == 2, Hugetlb: e.Cgroups.HasHugetlb(), Swap: e.Cgroups.HasSwap(), Capabilities: n.Capabilities, MinOOMScoreAdj: n.MinOOMScoreAdj,
-		AppArmor: n.AppArmor, DefaultCapabilities: n.DefaultCapabilities, DefaultEnv: n.DefaultEnv,
+		AppArmor: n.AppArmor, AppArmorProfile: n.AppArmorProfile, DefaultCapabilities: n.DefaultCapabilities, DefaultEnv: n.DefaultEnv,
 		Rlimits: n.Rlimits, HardLimits: n.HardLimits, PidsLimit: n.PidsLimit, ReadOnly: n.ReadOnly,
 	}
 }

@@ -55,7 +55,13 @@ func (e *Engine) inputs(ctx context.Context, box pod.Sandbox, v pod.Container, i
 	if in.Mounts, err = e.mounts(ctx, v); err != nil {
 		return in, err
 	}
-	if in.Devices, err = devices(v.Config); err != nil {
+	if err = checkPropagation(ctx, in.Mounts); err != nil {
+		return in, err
+	}
+	if in.Devices, err = devices(v.Config, in.Node.WithoutNodeDevices); err != nil {
+		return in, err
+	}
+	if err = e.checkAppArmor(v.Config.GetLinux().GetSecurityContext()); err != nil {
 		return in, err
 	}
 	in.SeccompProfile, err = e.seccompProfile(v.Config)
@@ -151,36 +157,29 @@ func (e *Engine) mounts(ctx context.Context, v pod.Container) ([]spec.Mount, err
 }
 
 func resolve(ctx context.Context, path string) (string, error) {
-	type answer struct {
-		path string
-		err  error
-	}
-	answers := make(chan answer, 1)
-	go func() {
-		p, err := filepath.EvalSymlinks(path)
-		answers <- answer{p, err}
-	}()
-	select {
-	case a := <-answers:
-		return a.path, a.err
-	case <-ctx.Done():
-		return "", fmt.Errorf("the file system does not answer: %w", ctx.Err())
-	}
+	return within(ctx, func() (string, error) { return filepath.EvalSymlinks(path) })
 }
 
-// devices are the pod's, a directory standing for every node in it; for a
-// privileged container they are all of the node's.
-func devices(config *cri.ContainerConfig) ([]spec.Device, error) {
-	if config.GetLinux().GetSecurityContext().GetPrivileged() {
-		return walkDevices("/dev", "/dev", "rwm")
-	}
+// devices are the pod's, a directory standing for every node in it; a privileged
+// container has all of the node's beside them, unless its handler keeps them from it.
+func devices(config *cri.ContainerConfig, withoutNodes bool) ([]spec.Device, error) {
 	var out []spec.Device
+	if config.GetLinux().GetSecurityContext().GetPrivileged() && !withoutNodes {
+		all, err := walkDevices("/dev", "/dev", "rwm")
+		if err != nil {
+			return nil, err
+		}
+		out = all
+	}
 	for _, d := range config.GetDevices() {
 		found, err := walkDevices(d.GetHostPath(), d.GetContainerPath(), d.GetPermissions())
 		if err != nil {
 			return nil, fault.New(fault.InvalidArgument, "devices: %w", err)
 		}
-		out = append(out, found...)
+		for _, own := range found {
+			out = slices.DeleteFunc(out, func(o spec.Device) bool { return o.Path == own.Path })
+			out = append(out, own)
+		}
 	}
 	return out, nil
 }

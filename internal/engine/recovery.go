@@ -46,6 +46,7 @@ func (e *Engine) Recover(ctx context.Context) (u Unwanted, err error) {
 	for _, v := range sandboxes {
 		s := newSandbox(v)
 		e.index.addSandbox(s, true)
+		e.Labels.Reserve(labelsOf(v))
 		if v.Phase == pod.SandboxCreating || v.Phase == pod.SandboxRemoving {
 			u.sandboxes = append(u.sandboxes, s)
 		}
@@ -385,5 +386,14 @@ func (e *Engine) MakeRunDirectories() error {
 	if err != nil {
 		return fmt.Errorf("pause binary: %w", err)
 	}
-	return sys.WriteFile(l.PauseRootfs()+"/pause", data, 0o755)
+	if err := sys.WriteFile(l.PauseRootfs()+"/pause", data, 0o755); err != nil {
+		return err
+	}
+	// The pauses of all pods share it.
+	for _, path := range []string{l.PauseRootfs(), l.PauseRootfs() + "/pause"} {
+		if err := e.Labels.LabelFile(path, e.Labels.Shared()); err != nil {
+			return fmt.Errorf("run directory: %w", err)
+		}
+	}
+	return nil
 }

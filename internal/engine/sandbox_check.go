@@ -63,7 +63,11 @@ func (e *Engine) checkSandbox(config *cri.PodSandboxConfig) error {
 // checkProfiles refuses what the pause process could not be started with, also where the
 // pod has none: the answer must not depend on that.
 func (e *Engine) checkProfiles(config *cri.PodSandboxConfig) error {
-	_, err := e.seccompProfile(pauseConfig(config))
+	pause := pauseConfig(config)
+	if err := e.checkAppArmor(pause.GetLinux().GetSecurityContext()); err != nil {
+		return err
+	}
+	_, err := e.seccompProfile(pause)
 	return err
 }
 

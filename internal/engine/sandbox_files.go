@@ -55,7 +55,7 @@ func (e *Engine) hostsFile(v pod.Sandbox, n *pod.Network) error {
 		if err != nil && !os.IsNotExist(err) {
 			return err
 		}
-		return sys.WriteFile(e.Layout.SandboxDir(v.ID)+"/hosts", data, 0o644)
+		return e.podFile(v, "hosts", data)
 	}
 	var out bytes.Buffer
 	out.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n")
@@ -64,7 +64,16 @@ func (e *Engine) hostsFile(v pod.Sandbox, n *pod.Network) error {
 			fmt.Fprintf(&out, "%s\t%s\n", ip, v.Config.GetHostname())
 		}
 	}
-	return sys.WriteFile(e.Layout.SandboxDir(v.ID)+"/hosts", out.Bytes(), 0o644)
+	return e.podFile(v, "hosts", out.Bytes())
+}
+
+// podFile writes one of the files that the containers of a pod share.
+func (e *Engine) podFile(v pod.Sandbox, name string, data []byte) error {
+	path := e.Layout.SandboxDir(v.ID) + "/" + name
+	if err := sys.WriteFile(path, data, 0o644); err != nil {
+		return err
+	}
+	return e.Labels.LabelFile(path, v.MountLabel)
 }
 
 // cutSysctl takes "name=value" apart.

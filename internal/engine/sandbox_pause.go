@@ -31,6 +31,11 @@ func (e *Engine) startPause(ctx context.Context, s *sandbox) (*pod.Process, erro
 	if in.SeccompProfile, err = e.seccompProfile(in.Config); err != nil {
 		return nil, fmt.Errorf("pause %s: %w", v.ID, err)
 	}
+	labels, err := e.containerLabels(v, in.Config.GetLinux().GetSecurityContext())
+	if err != nil {
+		return nil, fmt.Errorf("pause %s: %w", v.ID, err)
+	}
+	in.ProcessLabel, in.MountLabel = labels.Process, labels.Mount
 	oci, err := spec.Pause(in)
 	if err != nil {
 		return nil, fmt.Errorf("pause %s: %w", v.ID, err)

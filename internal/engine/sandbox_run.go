@@ -15,7 +15,6 @@ import (
 	"github.com/crio-minimal/crio/internal/network"
 	"github.com/crio-minimal/crio/internal/pod"
 	"github.com/crio-minimal/crio/internal/spec"
-	"github.com/crio-minimal/crio/internal/sys"
 	"github.com/crio-minimal/crio/internal/untrusted"
 )
 
@@ -65,7 +64,13 @@ func (e *Engine) runSandbox(ctx context.Context, op *operation, v pod.Sandbox) (
 		return "", fault.As(fault.InvalidArgument, fmt.Errorf("cgroup_parent %q: %w", parent, err))
 	}
 	v.Cgroups = missing
+	labels, err := e.podLabels(v.Config)
+	if err != nil {
+		return "", err
+	}
+	v.ProcessLabel, v.MountLabel = labels.Process, labels.Mount
 	if err := e.sandboxRecords.Save(v, false); err != nil {
+		e.Labels.Release(labels)
 		return "", err
 	}
 	s := newSandbox(v)
@@ -240,14 +245,14 @@ func (e *Engine) sandboxFiles(v pod.Sandbox) error {
 	if err != nil {
 		return err
 	}
-	if err := sys.WriteFile(dir+"/resolv.conf", resolv, 0o644); err != nil {
+	if err := e.podFile(v, "resolv.conf", resolv); err != nil {
 		return err
 	}
 	hostname, err := e.hostname(v)
 	if err != nil {
 		return err
 	}
-	if err := sys.WriteFile(dir+"/hostname", []byte(hostname+"\n"), 0o644); err != nil {
+	if err := e.podFile(v, "hostname", []byte(hostname+"\n")); err != nil {
 		return err
 	}
 	if v.HostIPC() {
@@ -257,7 +262,7 @@ func (e *Engine) sandboxFiles(v pod.Sandbox) error {
 	if err := os.MkdirAll(shm, 0o700); err != nil {
 		return err
 	}
-	if err := unix.Mount("shm", shm, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, shmOptions); err != nil {
+	if err := unix.Mount("shm", shm, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, e.Labels.MountOptions(shmOptions, labelsOf(v))); err != nil {
 		return fmt.Errorf("mount %s: %w", shm, err)
 	}
 	return nil

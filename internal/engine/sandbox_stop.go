@@ -149,6 +149,7 @@ func (e *Engine) removeSandbox(ctx context.Context, op *operation, s *sandbox) (
 		return err
 	}
 	e.index.dropSandbox(s)
+	e.Labels.Release(labelsOf(v))
 	return nil
 }
 

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -48,6 +49,11 @@ type Features struct {
 	ExecByController bool
 	// RecursiveReadOnly: the mount option "rro" is known.
 	RecursiveReadOnly bool
+	// BindOptions: noexec, nodev and nosuid are known (Mount.mount_options).
+	BindOptions bool
+	// NetDevices: linux.netDevices of the specification has an effect. A runtime that does
+	// not know it passes over it without a word.
+	NetDevices bool
 }
 
 // oldestOCIVersion is what a runtime without the features command is given.
@@ -68,8 +74,11 @@ func Probe(ctx context.Context, path string) (Features, error) {
 		return f, ctx.Err()
 	}
 	f.OCIVersion = accepted(known.OCIVersionMax)
-	for _, option := range known.MountOptions {
-		f.RecursiveReadOnly = f.RecursiveReadOnly || option == "rro"
+	has := func(option string) bool { return slices.Contains(known.MountOptions, option) }
+	f.RecursiveReadOnly = has("rro")
+	f.BindOptions = has("noexec") && has("nodev") && has("nosuid")
+	if l := known.Linux; l != nil && l.NetDevices != nil && l.NetDevices.Enabled != nil {
+		f.NetDevices = *l.NetDevices.Enabled
 	}
 	return f, nil
 }

@@ -120,6 +120,9 @@ type Sandbox struct {
 	Network *Network
 	// Cgroups are the parent directories made for this pod because nobody had made them.
 	Cgroups []string
+	// ProcessLabel and MountLabel are the SELinux contexts of the pod's containers and of
+	// their files, and its hold on their level; "" without SELinux.
+	ProcessLabel, MountLabel string
 	// Pause is the first process of the pod's shared PID namespace, if it has one.
 	Pause *Process
 	// Overhead and Resources are what the client says of the pod as a whole: those of

@@ -40,6 +40,7 @@ func fullSandbox() pod.Sandbox {
 			Name: "crio", Config: json.RawMessage(`{"cniVersion":"1.0.0","big":12345678901234567890}`),
 			Result: json.RawMessage(`{"ips":[{"address":"10.0.0.2/24"}]}`), IPs: []string{"10.0.0.2", "fd00::2"},
 		},
+		ProcessLabel: "system_u:system_r:container_t:s0:c1,c2", MountLabel: "system_u:object_r:container_file_t:s0:c1,c2",
 		Cgroups: []string{"/kubepods", "/kubepods/podu-1"}, Pause: &pod.Process{Pid: 4711, StartTicks: 1<<64 - 1},
 		Overhead: &cri.LinuxContainerResources{CpuShares: 1}, Resources: &cri.LinuxContainerResources{CpuShares: 2},
 	}

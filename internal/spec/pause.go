@@ -43,7 +43,8 @@ func Pause(in Input) (*specs.Spec, error) {
 	if err := b.oomScore(max(pauseOOMScoreAdj, in.Node.MinOOMScoreAdj)); err != nil {
 		return nil, err
 	}
-	for _, step := range []func() error{b.paths, b.seccomp, b.apparmor} {
+	g.Config.Linux.MaskedPaths, g.Config.Linux.ReadonlyPaths = safeMasked(), safeReadonly()
+	for _, step := range []func() error{b.seccomp, b.apparmor, b.selinux} {
 		if err := step(); err != nil {
 			return nil, err
 		}

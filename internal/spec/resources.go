@@ -22,17 +22,17 @@ const (
 )
 
 // devices allows the runtime's own default nodes and those the pod asks for; a
-// privileged container may use any.
+// privileged container may use any, unless its handler keeps them from it.
 func (b *builder) devices() error {
-	l := b.g.Config.Linux
+	l, all := b.g.Config.Linux, b.privileged() && !b.Node.WithoutNodeDevices
 	l.Devices = nil
-	l.Resources = &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: b.privileged(), Access: "rwm"}}}
+	l.Resources = &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: all, Access: "rwm"}}}
 	for _, d := range b.Devices {
 		if strings.Trim(d.Access, "rwm") != "" || d.Access == "" {
 			return fmt.Errorf("devices: permissions %q of %s are not one or more of r, w, m", d.Access, d.Path)
 		}
 		l.Devices = append(l.Devices, d.LinuxDevice)
-		if b.privileged() {
+		if all {
 			continue
 		}
 		major, minor := d.Major, d.Minor

@@ -211,18 +211,22 @@ func TestDevices(t *testing.T) {
 	for name, c := range map[string]struct {
 		devices    []Device
 		privileged bool
+		without    bool
 		want       []specs.LinuxDeviceCgroup
 		refuse     string
 	}{
-		"none":          {want: []specs.LinuxDeviceCgroup{none}},
-		"one":           {devices: []Device{device("r")}, want: []specs.LinuxDeviceCgroup{none, {Allow: true, Type: "c", Major: ptr(int64(10)), Minor: ptr(int64(229)), Access: "r"}}},
-		"privileged":    {devices: []Device{device("rwm")}, privileged: true, want: []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}},
-		"no access":     {devices: []Device{device("")}, refuse: `""`},
-		"wrong access":  {devices: []Device{device("rx")}, refuse: `"rx" of /dev/fuse`},
-		"a hidden word": {devices: []Device{device("r\nw")}, refuse: "/dev/fuse"},
+		"none":                     {want: []specs.LinuxDeviceCgroup{none}},
+		"one":                      {devices: []Device{device("r")}, want: []specs.LinuxDeviceCgroup{none, {Allow: true, Type: "c", Major: ptr(int64(10)), Minor: ptr(int64(229)), Access: "r"}}},
+		"privileged":               {devices: []Device{device("rwm")}, privileged: true, want: []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}},
+		"privileged, kept from it": {devices: []Device{device("r")}, privileged: true, without: true, want: []specs.LinuxDeviceCgroup{none, {Allow: true, Type: "c", Major: ptr(int64(10)), Minor: ptr(int64(229)), Access: "r"}}},
+		"no access":                {devices: []Device{device("")}, refuse: `""`},
+		"wrong access":             {devices: []Device{device("rx")}, refuse: `"rx" of /dev/fuse`},
+		"a hidden word":            {devices: []Device{device("r\nw")}, refuse: "/dev/fuse"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			result, err := Container(podInput(func(in *Input) { in.Devices, security(in).Privileged = c.devices, c.privileged }))
+			result, err := Container(podInput(func(in *Input) {
+				in.Devices, security(in).Privileged, in.Node.WithoutNodeDevices = c.devices, c.privileged, c.without
+			}))
 			if c.refuse != "" {
 				wantError(t, err, "devices", c.refuse)
 				return

@@ -181,17 +181,46 @@ func (b *builder) seccomp() error {
 	return nil
 }
 
+// ErrNoAppArmor answers those who ask for a profile by its name.
+var ErrNoAppArmor = errors.New("the node's kernel does not have AppArmor enabled")
+
+// Unconfined is the name by which an AppArmor profile is none.
+const Unconfined = "unconfined"
+
+// apparmor confines the process. A privileged one is confined only where it asks for a
+// profile by name: "AppArmor confinement is not applied", but the field is not without
+// effect (LinuxContainerSecurityContext.privileged).
 func (b *builder) apparmor() error {
 	profile, err := AppArmorProfile(b.security)
 	if err != nil {
 		return err
 	}
-	if b.privileged() || profile.GetProfileType() != cri.SecurityProfile_Localhost {
-		return nil
+	name := ""
+	switch profile.GetProfileType() {
+	case cri.SecurityProfile_Localhost:
+		if !b.Node.AppArmor {
+			return fmt.Errorf("apparmor: profile %q: %w", profile.GetLocalhostRef(), ErrNoAppArmor)
+		}
+		name = profile.GetLocalhostRef()
+	case cri.SecurityProfile_RuntimeDefault:
+		if b.privileged() || !b.Node.AppArmor {
+			return nil
+		}
+		//lint:ignore SA1019 older kubelets send it
+		asked := b.security.GetApparmor() != nil || b.security.GetApparmorProfile() != ""
+		if name = b.Node.AppArmorProfile; name == "" && asked {
+			return errors.New("apparmor: RuntimeDefault: the default profile could not be loaded: see the daemon's log of its start")
+		}
 	}
-	if !b.Node.AppArmor {
-		return errors.New("apparmor: the node's kernel does not have it enabled")
+	if name != Unconfined {
+		b.g.SetProcessApparmorProfile(name)
 	}
-	b.g.SetProcessApparmorProfile(profile.GetLocalhostRef())
+	return nil
+}
+
+// selinux passes on labels that were decided on elsewhere.
+func (b *builder) selinux() error {
+	b.g.SetProcessSelinuxLabel(b.ProcessLabel)
+	b.g.SetLinuxMountLabel(b.MountLabel)
 	return nil
 }

@@ -254,25 +254,54 @@ func TestSeccompFollowsCapabilities(t *testing.T) {
 
 func TestAppArmor(t *testing.T) {
 	for name, c := range map[string]struct {
-		profile           *cri.SecurityProfile
-		kernel, privilege bool
-		want, refuse      string
+		profile         *cri.SecurityProfile
+		old             string
+		none, privilege bool
+		node            string
+		want, refuse    string
 	}{
-		"localhost":             {profile: profile(localhost, "web"), kernel: true, want: "web"},
-		"localhost, no support": {profile: profile(localhost, "web"), refuse: "apparmor"},
-		"default, no support":   {profile: profile(runtimeDefault, "")},
-		"unconfined":            {profile: profile(unconfined, ""), kernel: true},
-		"privileged":            {profile: profile(localhost, "web"), kernel: true, privilege: true},
-		"bad and privileged":    {profile: profile(localhost, ""), privilege: true, refuse: "localhost_ref"},
+		"localhost":                 {profile: profile(localhost, "web"), want: "web"},
+		"localhost, old":            {old: "localhost/web", want: "web"},
+		"the new field wins":        {profile: profile(localhost, "web"), old: "localhost/db", want: "web"},
+		"the new field's none":      {profile: profile(unconfined, ""), old: "localhost/db"},
+		"default":                   {profile: profile(runtimeDefault, ""), node: "crio-default", want: "crio-default"},
+		"default, old":              {old: "runtime/default", node: "crio-default", want: "crio-default"},
+		"absent is default":         {node: "crio-default", want: "crio-default"},
+		"default is unconfined":     {profile: profile(runtimeDefault, ""), node: Unconfined},
+		"default is not loaded":     {profile: profile(runtimeDefault, ""), refuse: "RuntimeDefault"},
+		"old default is not loaded": {old: "runtime/default", refuse: "RuntimeDefault"},
+		"nobody asked":              {},
+		"unconfined":                {profile: profile(unconfined, ""), node: "crio-default"},
+		"unconfined, old":           {old: "unconfined", node: "crio-default"},
+		"privileged":                {privilege: true, node: "crio-default"},
+		"privileged and default":    {profile: profile(runtimeDefault, ""), privilege: true, node: "crio-default"},
+		"privileged by its name":    {profile: profile(localhost, "web"), privilege: true, want: "web"},
+		"bad and privileged":        {profile: profile(localhost, ""), privilege: true, refuse: "localhost_ref"},
+		"localhost, no support":     {profile: profile(localhost, "web"), none: true, refuse: "\"web\""},
+		"default, no support":       {profile: profile(runtimeDefault, ""), none: true},
+		"unconfined, no support":    {profile: profile(unconfined, ""), none: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			result, err := Container(podInput(func(in *Input) {
-				in.Node.AppArmor, security(in).Apparmor, security(in).Privileged = c.kernel, c.profile, c.privilege
-			}))
+			in := podInput(func(in *Input) {
+				in.Node.AppArmor, in.Node.AppArmorProfile = !c.none, c.node
+				security(in).Apparmor, security(in).Privileged = c.profile, c.privilege
+				//lint:ignore SA1019 older kubelets send it
+				security(in).ApparmorProfile = c.old
+			})
+			result, err := Container(in)
+			pause, pauseErr := Pause(in)
 			if c.refuse != "" {
-				wantError(t, err, c.refuse)
-			} else if err != nil || result.Spec.Process.ApparmorProfile != c.want {
-				t.Errorf("got %+v, %v", result.Spec, err)
+				wantError(t, err, "apparmor", c.refuse)
+				wantError(t, pauseErr, "apparmor", c.refuse)
+				return
+			}
+			if err != nil || pauseErr != nil {
+				t.Fatal(err, pauseErr)
+			}
+			for of, got := range map[string]string{"container": result.Spec.Process.ApparmorProfile, "pause": pause.Process.ApparmorProfile} {
+				if got != c.want {
+					t.Errorf("%s: %q, want %q", of, got, c.want)
+				}
 			}
 		})
 	}

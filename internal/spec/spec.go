@@ -29,10 +29,15 @@ type Node struct {
 	MinOOMScoreAdj int64
 	// RecursiveReadOnly: the runtime knows the mount option "rro".
 	RecursiveReadOnly bool
+	// WithoutNodeDevices: privileged containers have no access to devices that they do not ask for.
+	WithoutNodeDevices bool
 	// Hugetlb and Swap: huge pages and swap can be limited.
 	Hugetlb, Swap bool
 	// AppArmor: the kernel has it enabled.
 	AppArmor bool
+	// AppArmorProfile is loaded and stands for RuntimeDefault; Unconfined is none by the
+	// administrator's will, "" is none since it could not be loaded.
+	AppArmorProfile string
 	// DefaultCapabilities, with or without the CAP_ prefix, are what a pod adds to and drops
 	// from, unless it says ALL.
 	DefaultCapabilities []string
@@ -101,6 +106,8 @@ type Input struct {
 	// SeccompProfile is the text of a Localhost profile, or of the node's own
 	// RuntimeDefault; without one RuntimeDefault is the built-in profile.
 	SeccompProfile []byte
+	// ProcessLabel and MountLabel are SELinux contexts, "" for none.
+	ProcessLabel, MountLabel string
 	// Annotations are those that the handler may see, and no others: a runtime takes
 	// orders from them (CVE-2024-3154).
 	Annotations map[string]string
@@ -143,7 +150,7 @@ func Container(in Input) (Result, error) {
 	}
 	b := &builder{Input: in, g: &g, security: in.Config.GetLinux().GetSecurityContext()}
 	for _, step := range []func() error{
-		b.process, b.capabilities, b.namespaces, b.mounts, b.devices, b.resources, b.paths, b.seccomp, b.apparmor,
+		b.process, b.capabilities, b.namespaces, b.mounts, b.devices, b.resources, b.paths, b.seccomp, b.apparmor, b.selinux,
 	} {
 		if err := step(); err != nil {
 			return Result{}, err

@@ -54,6 +54,9 @@ type Runtime struct {
 	DefaultCapabilities []string                  `toml:"default_capabilities" rule:"capability" doc:"Capabilities of containers that are not privileged, before the pod adds and drops some."`
 	DefaultSysctls      []string                  `toml:"default_sysctls" rule:"sysctl" doc:"Sysctls of every pod, each name=value; the pod's own override them."`
 	SeccompProfile      string                    `toml:"seccomp_profile" rule:"abs" doc:"Seccomp profile (JSON) for RuntimeDefault. Empty: the built-in one."`
+	ApparmorProfile     string                    `toml:"apparmor_profile" rule:"required" doc:"AppArmor profile for RuntimeDefault, on a kernel that has AppArmor. The default one is made and loaded by crio, if the kernel has none of its name; any other one has to be loaded. The word unconfined stands for none."`
+	CDISpecDirs         []string                  `toml:"cdi_spec_dirs" rule:"abs" doc:"Directories of CDI files, which describe the devices that a pod may ask for by name. They are read whenever one does. Of two files in different directories that describe the same device, the one in the later directory counts."`
+	SELinux             bool                      `toml:"selinux" doc:"Give pods SELinux labels, and relabel their volumes, where the kernel has SELinux (enforcing or permissive). Each pod has categories of its own, unless it brings a level. Without it, or on a kernel that has none, what pods say of SELinux has no effect, and a warning tells of the first that does. Containers that are privileged run without a label, and so do those of pods in the network, PID or IPC namespace of the node, unless they bring selinux_options."`
 	CgroupManager       string                    `toml:"cgroup_manager" rule:"required,oneof=systemd cgroupfs" doc:"Who makes cgroups: systemd or cgroupfs. The kubelet learns it over CRI."`
 	LogLevel            string                    `toml:"log_level" rule:"required,oneof=fatal panic error warn warning info debug trace" doc:"Least severe message that is logged: error, warn, info or debug. CRI-O's fatal and panic count as error, trace as debug."`
 	LogSizeMax          int64                     `toml:"log_size_max" rule:"logsize" doc:"Size in bytes at which a container's log starts over; at least 8192, or -1 for no limit. The kubelet rotates logs on its own."`
@@ -65,14 +68,15 @@ type Runtime struct {
 
 // RuntimeHandler is a table [crio.runtime.runtimes.NAME].
 type RuntimeHandler struct {
-	RuntimePath            string   `toml:"runtime_path" rule:"abs" doc:"Path of the OCI runtime. Empty: the handler's name, looked up in PATH."`
-	RuntimeType            string   `toml:"runtime_type" rule:"oneof=oci" doc:"Kind of runtime. Only oci is served; empty means oci."`
-	RuntimeRoot            string   `toml:"runtime_root" rule:"abs" doc:"Directory of the OCI runtime's state. Must be lost at a reboot. Empty: <run_dir>/oci/<handler>."`
-	MonitorPath            string   `toml:"monitor_path" rule:"abs" doc:"Path of the container monitor for this handler. Empty: crio.runtime.conmon."`
-	MonitorCgroup          string   `toml:"monitor_cgroup" doc:"Cgroup of this handler's monitors. Empty: crio.runtime.conmon_cgroup."`
-	MonitorEnv             []string `toml:"monitor_env" rule:"env" doc:"Environment of the monitor and of the OCI runtime under it, each NAME=value, added to the daemon's PATH."`
-	AllowedAnnotations     []string `toml:"allowed_annotations" doc:"Annotations of pods and containers that the OCI runtime is given: exact names, or name* for all that begin so. Empty: none. A container's own override those of its pod."`
-	ContainerCreateTimeout int64    `toml:"container_create_timeout" rule:"createtimeout" doc:"Seconds that the OCI runtime may take to create a container; at least 30."`
+	RuntimePath                  string   `toml:"runtime_path" rule:"abs" doc:"Path of the OCI runtime. Empty: the handler's name, looked up in PATH."`
+	RuntimeType                  string   `toml:"runtime_type" rule:"oneof=oci" doc:"Kind of runtime. Only oci is served; empty means oci."`
+	RuntimeRoot                  string   `toml:"runtime_root" rule:"abs" doc:"Directory of the OCI runtime's state. Must be lost at a reboot. Empty: <run_dir>/oci/<handler>."`
+	MonitorPath                  string   `toml:"monitor_path" rule:"abs" doc:"Path of the container monitor for this handler. Empty: crio.runtime.conmon."`
+	MonitorCgroup                string   `toml:"monitor_cgroup" doc:"Cgroup of this handler's monitors. Empty: crio.runtime.conmon_cgroup."`
+	MonitorEnv                   []string `toml:"monitor_env" rule:"env" doc:"Environment of the monitor and of the OCI runtime under it, each NAME=value, added to the daemon's PATH."`
+	PrivilegedWithoutHostDevices bool     `toml:"privileged_without_host_devices" doc:"Keep the node's devices from this handler's privileged containers: they get those that the pod asks for, and access to no others."`
+	AllowedAnnotations           []string `toml:"allowed_annotations" doc:"Annotations of pods and containers that the OCI runtime is given: exact names, or name* for all that begin so. Empty: none. A container's own override those of its pod."`
+	ContainerCreateTimeout       int64    `toml:"container_create_timeout" rule:"createtimeout" doc:"Seconds that the OCI runtime may take to create a container; at least 30."`
 }
 
 // Image is the table [crio.image]. Empty paths mean the system's own files, as the
@@ -124,12 +128,14 @@ func Default() *Config {
 				"CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "SETGID", "SETUID",
 				"SETPCAP", "NET_BIND_SERVICE", "KILL",
 			},
-			CgroupManager:  "systemd",
-			LogLevel:       "info",
-			LogSizeMax:     -1,
-			CtrStopTimeout: 30,
-			PidsLimit:      -1,
-			Runtimes:       map[string]RuntimeHandler{defaultHandler: newHandler()},
+			ApparmorProfile: "crio-default",
+			CDISpecDirs:     []string{"/etc/cdi", "/var/run/cdi"},
+			CgroupManager:   "systemd",
+			LogLevel:        "info",
+			LogSizeMax:      -1,
+			CtrStopTimeout:  30,
+			PidsLimit:       -1,
+			Runtimes:        map[string]RuntimeHandler{defaultHandler: newHandler()},
 		},
 		Image: Image{
 			DefaultTransport: "docker://",

@@ -15,9 +15,9 @@ func unserved() []string {
 	add("crio", `imagestore log_dir version_file version_file_persist clean_shutdown_file internal_wipe internal_repair`)
 	add("crio.api", `stream_address stream_port stream_enable_tls stream_tls_cert stream_tls_key stream_tls_ca
 		stream_idle_timeout tls_min_version tls_cipher_suites`)
-	add("crio.runtime", `apparmor_profile no_pivot decryption_keys_path conmon_env add_inheritable_capabilities allowed_devices
-		additional_devices device_ownership_from_security_context cdi_spec_dirs hooks_dir default_mounts_file
-		default_mounts log_filter log_to_journald selinux hostnetwork_disable_selinux privileged_seccomp_profile
+	add("crio.runtime", `no_pivot decryption_keys_path conmon_env add_inheritable_capabilities allowed_devices
+		additional_devices device_ownership_from_security_context hooks_dir default_mounts_file
+		default_mounts log_filter log_to_journald hostnetwork_disable_selinux privileged_seccomp_profile
 		blockio_config_file blockio_reload rdt_config_file irqbalance_config_file
 		irqbalance_config_restore_file infra_ctr_cpuset shared_cpuset min_injected_gomaxprocs
 		container_exits_dir container_attach_socket_dir namespaces_dir pinns_path bind_mount_prefix
@@ -25,7 +25,7 @@ func unserved() []string {
 		absent_mount_sources_to_reject enable_pod_events disable_hostport_mapping timezone
 		enable_criu_support additional_artifact_stores workloads.**`)
 	add("crio.runtime.runtimes.*", `runtime_config_path runtime_pull_image monitor_exec_cgroup
-		default_annotations.** privileged_without_host_devices container_min_memory platform_runtime_paths.**
+		default_annotations.** container_min_memory platform_runtime_paths.**
 		inherit_default_runtime no_sync_log stream_websockets seccomp_profile exec_cpu_affinity`)
 	add("crio.checkpoint_restore", `container_level_enabled`)
 	add("crio.image", `namespaced_auth_dir pause_image pause_image_auth_file pause_command signature_policy_dir

@@ -1,0 +1,67 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/crio-minimal/crio/internal/fault"
+	"github.com/crio-minimal/crio/internal/spec"
+	"github.com/crio-minimal/crio/internal/sys"
+)
+
+// checkPropagation refuses a mount whose propagation (Mount.propagation) would have no
+// effect, since the source's own mount does not tell of what is mounted below it, or
+// would not be told. Whether a container may have BIDIRECTIONAL is the API server's to
+// decide, which wants privileged ones; CRI has no such rule.
+func checkPropagation(ctx context.Context, mounts []spec.Mount) error {
+	var asked []spec.Mount
+	var paths []string
+	for _, m := range mounts {
+		if m.GetPropagation() != cri.MountPropagation_PROPAGATION_PRIVATE && m.Source != "" {
+			asked, paths = append(asked, m), append(paths, m.Source)
+		}
+	}
+	if len(asked) == 0 {
+		return nil
+	}
+	found, err := within(ctx, func() ([]sys.Mount, error) { return sys.MountsOf(paths) })
+	if err != nil {
+		return fmt.Errorf("mounts: propagation: %w", err)
+	}
+	for i, m := range asked {
+		on, wanted := found[i], "shared"
+		if m.GetPropagation() == cri.MountPropagation_PROPAGATION_HOST_TO_CONTAINER {
+			wanted = "shared or a slave"
+		}
+		if on.Shared || on.Slave && m.GetPropagation() == cri.MountPropagation_PROPAGATION_HOST_TO_CONTAINER {
+			continue
+		}
+		return fault.New(fault.FailedPrecondition,
+			"mounts: propagation %s of %s: host_path %s is on the mount %s, which is not %s: run mount --make-rshared %s",
+			m.GetPropagation(), m.GetContainerPath(), m.Source, on.Point, wanted, on.Point)
+	}
+	return nil
+}
+
+// within runs what may wait for a file system in a goroutine of its own, and gives it
+// up, but does not end it, when ctx ends.
+func within[T any](ctx context.Context, ask func() (T, error)) (T, error) {
+	type answer struct {
+		value T
+		err   error
+	}
+	answers := make(chan answer, 1)
+	go func() {
+		value, err := ask()
+		answers <- answer{value, err}
+	}()
+	select {
+	case a := <-answers:
+		return a.value, a.err
+	case <-ctx.Done():
+		var none T
+		return none, fmt.Errorf("the file system does not answer: %w", ctx.Err())
+	}
+}
