@@ -25,7 +25,7 @@ func (s *Server) Status(ctx context.Context, r *cri.StatusRequest) (*cri.StatusR
 	answer := &cri.StatusResponse{
 		Status:          &cri.RuntimeStatus{Conditions: []*cri.RuntimeCondition{runtime, network}},
 		RuntimeHandlers: s.handlers(),
-		Features:        &cri.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true},
+		Features:        &cri.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true, UserNamespacesHostNetwork: true},
 	}
 	if r.GetVerbose() {
 		info, err := json.Marshal(s.engine.Report())
@@ -39,7 +39,12 @@ func (s *Server) Status(ctx context.Context, r *cri.StatusRequest) (*cri.StatusR
 
 func (s *Server) handlers() []*cri.RuntimeHandler {
 	features := func(name string) *cri.RuntimeHandlerFeatures {
-		return &cri.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: s.engine.Handlers[name].Features.RecursiveReadOnly}
+		f := s.engine.Handlers[name].Features
+		return &cri.RuntimeHandlerFeatures{
+			RecursiveReadOnlyMounts: f.RecursiveReadOnly,
+			// "Support for both, user namespaces and idmap mounts" (the proto).
+			UserNamespaces: f.UserNamespaces && f.IDMap && s.engine.ServesUsers() == nil,
+		}
 	}
 	all := []*cri.RuntimeHandler{{Name: "", Features: features(s.DefaultHandler)}}
 	for _, name := range slices.Sorted(maps.Keys(s.engine.Handlers)) {

@@ -94,7 +94,7 @@ func (e *Engine) createContainer(ctx context.Context, op *operation, s *sandbox,
 func (e *Engine) makeContainer(ctx context.Context, op *operation, box pod.Sandbox, v pod.Container, img image.Image) (pod.Container, error) {
 	var err error
 	op.stage("layer")
-	err = e.Layers.Create(ctx, v.ID, img.ID, rootfs.Options{})
+	err = e.Layers.Create(ctx, v.ID, img.ID, rootfs.Options{Users: box.Users()})
 	if errors.Is(err, rootfs.ErrNotFound) {
 		return v, fault.New(fault.NotFound, "image %s was removed meanwhile: pull it again: %w", img.ID, err)
 	}
@@ -125,8 +125,11 @@ func (e *Engine) makeContainer(ctx context.Context, op *operation, box pod.Sandb
 	}
 	in.User = spec.User{UID: user.UID, GID: user.GID, Groups: user.Groups, Home: user.Home}
 	op.stage("working directory")
-	if err := untrusted.MkdirAllInRoot(v.Rootfs, spec.WorkingDir(v.Config, img.Config), 0o755); err != nil {
+	if err := untrusted.MkdirAllInRoot(v.Rootfs, spec.WorkingDir(v.Config, img.Config), 0o755, rootOf(box)); err != nil {
 		return v, fmt.Errorf("working directory of %s: %w", v.ID, err)
+	}
+	if in.Rootfs, err = e.bindRootfs(box, v.ID, v.Rootfs); err != nil {
+		return v, fmt.Errorf("root file system of %s: %w", v.ID, err)
 	}
 	op.stage("spec")
 	result, err := spec.Container(in)
@@ -214,13 +217,14 @@ func checkContainer(config *cri.ContainerConfig, box pod.Sandbox) error {
 		switch {
 		case m.GetImage().GetImage() != "":
 			return fault.New(fault.Unimplemented, "mounts: image mounts are not served yet (%s)", m.GetContainerPath())
-		case len(m.GetUidMappings())+len(m.GetGidMappings()) > 0:
-			return fault.New(fault.Unimplemented, "mounts: idmapped mounts are not served yet (%s)", m.GetContainerPath())
+		}
+		if err := checkMappings(m); err != nil {
+			return err
 		}
 	}
 	o := s.GetNamespaceOptions()
 	if o.GetPid() == cri.NamespaceMode_TARGET && o.GetTargetId() == "" {
 		return errors.New("namespace_options.target_id must be set with TARGET")
 	}
-	return refuseUserNamespace(o)
+	return checkContainerUsers(o, box)
 }

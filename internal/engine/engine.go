@@ -120,6 +120,8 @@ type Engine struct {
 	ops              operations
 	told             told
 	quarantined      []record.Broken
+	// usersRefused is why no layer can have the owners of a user namespace; nil where it can.
+	usersRefused error
 	logDropped       atomic.Uint64 // bytes, of containers that ended in this daemon's life
 }
 
@@ -155,6 +157,9 @@ func New(settings Settings, drivers Drivers, bootID string) (*Engine, error) {
 	e.index.init()
 	e.ops.byKey = map[string]*operation{}
 	e.told.messages = map[string]bool{}
+	if e.usersRefused = drivers.Layers.ServesUsers(); e.usersRefused != nil {
+		e.Log.Warn("pods with user namespaces will be refused", "reason", e.usersRefused)
+	}
 	return e, nil
 }
 
@@ -218,7 +223,7 @@ func runtimeOf(h pod.Handler) oci.Runtime {
 func (e *Engine) node(h Handler) spec.Node {
 	n := e.Settings.Node
 	return spec.Node{
-		OCIVersion: h.Features.OCIVersion, RecursiveReadOnly: h.Features.RecursiveReadOnly,
+		OCIVersion: h.Features.OCIVersion, RecursiveReadOnly: h.Features.RecursiveReadOnly, IDMap: h.Features.IDMap,
 		CgroupV2: e.Cgroups.Version() == 2, Hugetlb: e.Cgroups.HasHugetlb(), Capabilities: n.Capabilities, MinOOMScoreAdj: n.MinOOMScoreAdj,
 		AppArmor: n.AppArmor, DefaultCapabilities: n.DefaultCapabilities, DefaultEnv: n.DefaultEnv,
 		Rlimits: n.Rlimits, HardLimits: n.HardLimits, PidsLimit: n.PidsLimit, ReadOnly: n.ReadOnly,

@@ -129,7 +129,7 @@ func (e *Engine) sandboxAlive(v pod.Sandbox) error {
 		return errors.New("the node was rebooted")
 	}
 	n := e.podNamespaces(v)
-	for _, path := range []string{n.Net, n.UTS, n.IPC} {
+	for _, path := range []string{n.Net, n.UTS, n.IPC, n.User} {
 		if path != "" && !netns.Pinned(path) {
 			return fmt.Errorf("namespace %s is gone", path)
 		}
@@ -347,8 +347,14 @@ func (e *Engine) directories(path string) []string {
 // system of the pause process, which is the binary alone.
 func (e *Engine) MakeRunDirectories() error {
 	l := e.Layout
-	for _, dir := range []string{l.SandboxDirs(), l.ContainerDirs(), l.PauseRootfs(), l.PauseRootfs() + "/proc", l.PauseRootfs() + "/dev", l.PauseRootfs() + "/sys"} {
+	for _, dir := range []string{l.SandboxDirs(), l.ContainerDirs()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("run directory: %w", err)
+		}
+	}
+	// The roots of user namespaces, too, have to get to their pause process.
+	for _, dir := range []string{l.PauseRootfs(), l.PauseRootfs() + "/proc", l.PauseRootfs() + "/dev", l.PauseRootfs() + "/sys"} {
+		if err := errors.Join(os.MkdirAll(dir, 0o711), os.Chmod(dir, 0o711)); err != nil {
 			return fmt.Errorf("run directory: %w", err)
 		}
 	}

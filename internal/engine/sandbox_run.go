@@ -8,7 +8,7 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/crio-minimal/crio/internal/fault"
@@ -16,12 +16,8 @@ import (
 	"github.com/crio-minimal/crio/internal/network"
 	"github.com/crio-minimal/crio/internal/pod"
 	"github.com/crio-minimal/crio/internal/spec"
-	"github.com/crio-minimal/crio/internal/sys"
 	"github.com/crio-minimal/crio/internal/untrusted"
 )
-
-// shmOptions is the size of a pod's /dev/shm that users of other runtimes know.
-const shmOptions = "mode=1777,size=65536k"
 
 // RunSandbox makes a sandbox and returns its ID when it is ready. A call with the
 // metadata of one that is being made joins it; with that of a ready one returns its ID.
@@ -32,6 +28,9 @@ func (e *Engine) RunSandbox(ctx context.Context, config *cri.PodSandboxConfig, h
 	}
 	if err := e.checkSandbox(config); err != nil {
 		return "", fault.As(fault.InvalidArgument, err)
+	}
+	if err := e.canHaveUsers(config, h); err != nil {
+		return "", err
 	}
 	key := pod.KeyOfSandbox(config.GetMetadata())
 	return e.run(ctx, opKey{"run sandbox", key.String()}, createBudget, func(ctx context.Context, op *operation) (string, error) {
@@ -106,7 +105,7 @@ func (e *Engine) makeSandbox(ctx context.Context, op *operation, s *sandbox) err
 		return err
 	}
 	kinds := netns.Kinds{
-		Net: !v.HostNetwork(), IPC: !v.HostIPC(), UTS: !v.HostNetwork(),
+		Net: !v.HostNetwork(), IPC: !v.HostIPC(), UTS: !v.HostNetwork(), Users: v.Users(), Holder: e.Pause,
 		Hostname: v.Config.GetHostname(), Sysctls: sysctls,
 	}
 	if err := netns.Create(ctx, e.Layout.NamespaceDir(v.ID), kinds); err != nil {
@@ -217,7 +216,7 @@ func (e *Engine) checkSandbox(config *cri.PodSandboxConfig) error {
 	case security.GetRunAsGroup() != nil && security.GetRunAsUser() == nil:
 		return errors.New("run_as_group needs run_as_user")
 	}
-	if err := refuseUserNamespace(options); err != nil {
+	if err := checkSandboxUsers(options); err != nil {
 		return err
 	}
 	if options.GetNetwork() != cri.NamespaceMode_NODE {
@@ -226,14 +225,6 @@ func (e *Engine) checkSandbox(config *cri.PodSandboxConfig) error {
 		}
 	}
 	return nil
-}
-
-func refuseUserNamespace(o *cri.NamespaceOption) error {
-	u := o.GetUsernsOptions()
-	if u == nil || u.GetMode() == cri.NamespaceMode_NODE {
-		return nil
-	}
-	return fault.New(fault.Unimplemented, "namespace_options.userns_options: user namespaces are not served yet")
 }
 
 // sysctls are the node's defaults and the pod's own. A default that does not fit
@@ -264,8 +255,12 @@ func (e *Engine) startPause(ctx context.Context, s *sandbox) (*pod.Process, erro
 	if err != nil {
 		return nil, fmt.Errorf("pause %s: %w", v.ID, err)
 	}
+	root, err := e.bindRootfs(v, v.ID, e.Layout.PauseRootfs())
+	if err != nil {
+		return nil, fmt.Errorf("pause %s: root file system: %w", v.ID, err)
+	}
 	oci, err := spec.Pause(spec.Input{
-		Node: e.node(h), Rootfs: e.Layout.PauseRootfs(), Namespaces: e.podNamespaces(v), CgroupsPath: group.OCIPath(),
+		Node: e.node(h), Rootfs: root, Namespaces: e.podNamespaces(v), CgroupsPath: group.OCIPath(),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("pause %s: %w", v.ID, err)
@@ -296,40 +291,12 @@ func (e *Engine) podNamespaces(v pod.Sandbox) spec.Namespaces {
 	if !n.HostIPC {
 		n.IPC = e.Layout.Namespace(v.ID, "ipc")
 	}
+	if u := v.Users(); u.Private() {
+		n.User = e.Layout.Namespace(v.ID, "user")
+		n.UIDs = specs.LinuxIDMapping{HostID: u.UIDs.Host, Size: u.UIDs.Length}
+		n.GIDs = specs.LinuxIDMapping{HostID: u.GIDs.Host, Size: u.GIDs.Length}
+	}
 	return n
-}
-
-// sandboxFiles makes what the containers share: resolv.conf, hostname, /dev/shm.
-func (e *Engine) sandboxFiles(v pod.Sandbox) error {
-	dir := e.Layout.SandboxDir(v.ID)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	resolv, err := resolvConf(v.Config.GetDnsConfig())
-	if err != nil {
-		return err
-	}
-	if err := sys.WriteFile(dir+"/resolv.conf", resolv, 0o644); err != nil {
-		return err
-	}
-	hostname, err := e.hostname(v)
-	if err != nil {
-		return err
-	}
-	if err := sys.WriteFile(dir+"/hostname", []byte(hostname+"\n"), 0o644); err != nil {
-		return err
-	}
-	if v.HostIPC() {
-		return nil
-	}
-	shm := e.Layout.Shm(v.ID)
-	if err := os.MkdirAll(shm, 0o700); err != nil {
-		return err
-	}
-	if err := unix.Mount("shm", shm, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, shmOptions); err != nil {
-		return fmt.Errorf("mount %s: %w", shm, err)
-	}
-	return nil
 }
 
 // hostname of the pod; on the host network it is the node's.

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -46,6 +47,10 @@ type Features struct {
 	OCIVersion string
 	// RecursiveReadOnly: the mount option "rro" is known.
 	RecursiveReadOnly bool
+	// UserNamespaces: processes can have one (linux.namespaces).
+	UserNamespaces bool
+	// IDMap: mounts can have mappings of their own (linux.mountExtensions.idmap).
+	IDMap bool
 }
 
 // oldestOCIVersion is what a runtime without the features command is given.
@@ -66,8 +71,10 @@ func Probe(ctx context.Context, path string) (Features, error) {
 		return f, ctx.Err()
 	}
 	f.OCIVersion = accepted(known.OCIVersionMax)
-	for _, option := range known.MountOptions {
-		f.RecursiveReadOnly = f.RecursiveReadOnly || option == "rro"
+	f.RecursiveReadOnly = slices.Contains(known.MountOptions, "rro")
+	if l := known.Linux; l != nil {
+		f.UserNamespaces = slices.Contains(l.Namespaces, "user")
+		f.IDMap = l.MountExtensions != nil && l.MountExtensions.IDMap != nil && l.MountExtensions.IDMap.Enabled != nil && *l.MountExtensions.IDMap.Enabled
 	}
 	return f, nil
 }

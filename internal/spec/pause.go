@@ -30,6 +30,10 @@ func Pause(in Input) (*specs.Spec, error) {
 		return nil, err
 	}
 	g.Config.Mounts = b.kernelMounts()[:1] // /proc, which the runtime itself needs
+	if in.Namespaces.User != "" {
+		// The root of the user namespace cannot make device nodes in a directory of the node's.
+		g.Config.Mounts = b.kernelMounts()[:2]
+	}
 	if err := b.devices(); err != nil {
 		return nil, err
 	}

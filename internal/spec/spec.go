@@ -29,6 +29,8 @@ type Node struct {
 	MinOOMScoreAdj int64
 	// RecursiveReadOnly: the runtime knows the mount option "rro".
 	RecursiveReadOnly bool
+	// IDMap: the runtime can give mounts mappings of their own.
+	IDMap bool
 	// Hugetlb: the controller of huge pages is there.
 	Hugetlb bool
 	// AppArmor: the kernel has it enabled.
@@ -63,6 +65,10 @@ type Namespaces struct {
 	Net, IPC, UTS, PID string
 	HostNet, HostIPC   bool
 	HostUTS, HostPID   bool
+	// User is the path of a user namespace, the one that those above belong to, and
+	// UIDs and GIDs what it maps, from 0 on; "" is the node's.
+	User       string
+	UIDs, GIDs specs.LinuxIDMapping
 }
 
 // Mount is a mount of the pod whose source has been looked up.
@@ -121,7 +127,7 @@ func Container(in Input) (Result, error) {
 	}
 	b := &builder{Input: in, g: &g, security: in.Config.GetLinux().GetSecurityContext()}
 	for _, step := range []func() error{
-		b.process, b.capabilities, b.namespaces, b.mounts, b.devices, b.resources, b.paths, b.seccomp, b.apparmor,
+		b.checkUsers, b.process, b.capabilities, b.namespaces, b.mounts, b.devices, b.resources, b.paths, b.seccomp, b.apparmor,
 	} {
 		if err := step(); err != nil {
 			return Result{}, err
@@ -251,6 +257,7 @@ func WorkingDir(config *cri.ContainerConfig, image imagespec.ImageConfig) string
 
 func (b *builder) namespaces() error {
 	b.g.ClearLinuxNamespaces()
+	b.users()
 	type namespace struct {
 		kind specs.LinuxNamespaceType
 		path string
@@ -274,6 +281,34 @@ func (b *builder) namespaces() error {
 	b.g.ClearLinuxSysctl()
 	for k, v := range b.Sysctls {
 		b.g.AddLinuxSysctl(k, v)
+	}
+	return nil
+}
+
+// users joins the user namespace. The mappings repeat what it has: runtimes want to know
+// the IDs of its root, and not all of them look.
+func (b *builder) users() {
+	n, l := b.Namespaces, b.g.Config.Linux
+	if n.User == "" {
+		return
+	}
+	l.Namespaces = append(l.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace, Path: n.User})
+	l.UIDMappings, l.GIDMappings = []specs.LinuxIDMapping{n.UIDs}, []specs.LinuxIDMapping{n.GIDs}
+}
+
+// checkUsers refuses identities that the user namespace does not have.
+func (b *builder) checkUsers() error {
+	n := b.Namespaces
+	if n.User == "" {
+		return nil
+	}
+	if b.User.UID >= n.UIDs.Size {
+		return fmt.Errorf("user %d: the pod's user namespace has the IDs below %d only", b.User.UID, n.UIDs.Size)
+	}
+	for _, gid := range append([]uint32{b.User.GID}, b.User.Groups...) {
+		if gid >= n.GIDs.Size {
+			return fmt.Errorf("group %d: the pod's user namespace has the IDs below %d only", gid, n.GIDs.Size)
+		}
 	}
 	return nil
 }
