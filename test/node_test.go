@@ -50,7 +50,10 @@ type node struct {
 	mu     sync.Mutex
 	daemon *exec.Cmd
 	ended  chan struct{}
-	output output
+	output *output
+
+	// made are the pods that were run through this view of the node.
+	made []string
 }
 
 // options of a node.
@@ -67,7 +70,7 @@ type options struct {
 // with what it was after the first pod had come and gone.
 func newNode(t *testing.T, o options) *node {
 	t.Helper()
-	n := &node{t: t, number: nodes.Add(1), env: o.env}
+	n := &node{t: t, number: nodes.Add(1), env: o.env, output: &output{}}
 	// Longer than the path of a unix socket may be.
 	n.dir = filepath.Join(t.TempDir(), strings.Repeat("long-", 25))
 	n.socket = n.path("crio.sock")
@@ -186,7 +189,7 @@ func (n *node) start() {
 	n.t.Helper()
 	cmd := exec.Command(binary(n.t, "race/crio"), "--config", n.path("crio.conf"), "--config-dir", n.path("crio.conf.d"))
 	cmd.Env = append(append(os.Environ(), "GORACE=halt_on_error=1"), n.env...)
-	cmd.Stderr = &n.output
+	cmd.Stderr = n.output
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	ended := make(chan struct{})
 	n.mu.Lock()

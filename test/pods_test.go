@@ -103,6 +103,7 @@ func (n *node) runPod(config *cri.PodSandboxConfig) string {
 	if err != nil {
 		n.t.Fatalf("run pod: %v", err)
 	}
+	n.made = append(n.made, a.GetPodSandboxId())
 	return a.GetPodSandboxId()
 }
 

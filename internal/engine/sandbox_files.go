@@ -86,12 +86,17 @@ func resolvConf(dns *cri.DNSConfig) ([]byte, error) {
 	for _, server := range dns.GetServers() {
 		fmt.Fprintf(&out, "nameserver %s\n", server)
 	}
+	return out.Bytes(), nil
+}
+
+// checkDNS keeps each value on the line that it belongs to.
+func checkDNS(dns *cri.DNSConfig) error {
 	for _, value := range slices.Concat(dns.GetServers(), dns.GetSearches(), dns.GetOptions()) {
 		if strings.ContainsAny(value, " \t\n\r\x00") {
-			return nil, fmt.Errorf("dns_config: %q contains a space or a control character", value)
+			return fmt.Errorf("dns_config: %q contains a space or a control character", value)
 		}
 	}
-	return out.Bytes(), nil
+	return nil
 }
 
 // hostsFile is for containers whose client mounts none; the kubelet mounts its own.

@@ -224,7 +224,7 @@ func (e *Engine) checkSandbox(config *cri.PodSandboxConfig) error {
 			return fmt.Errorf("hostname: %w", err)
 		}
 	}
-	return nil
+	return checkDNS(config.GetDnsConfig())
 }
 
 // sysctls are the node's defaults and the pod's own. A default that does not fit
