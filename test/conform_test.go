@@ -38,7 +38,7 @@ type conform struct {
 // conformCases are all of them, subject by subject.
 func conformCases() []conformCase {
 	return slices.Concat(
-		conformSandboxCases(), conformContainerCases(), conformResourceCases(), conformRuntimeCases(),
+		conformSandboxCases(), conformContainerCases(), conformResourceCases(), conformRuntimeCases(), conformUsersCases(),
 	)
 }
 

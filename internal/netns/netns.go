@@ -152,7 +152,11 @@ func setUp(k Kinds) error {
 	for name, value := range k.Sysctls {
 		// Dots part the name; a slash stands for a dot inside a part (sysctl(8)).
 		path := "/proc/sys/" + strings.NewReplacer(".", "/", "/", ".").Replace(name)
-		if err := os.WriteFile(path, []byte(value), 0); err != nil {
+		write := func() error { return os.WriteFile(path, []byte(value), 0) }
+		if k.Users.Private() && !strings.HasPrefix(path, "/proc/sys/net/") {
+			write = asUser(k.Users.UIDs.Host, write)
+		}
+		if err := write(); err != nil {
 			return fmt.Errorf("sysctl %s=%s: %w", name, value, err)
 		}
 	}

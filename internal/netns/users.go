@@ -1,6 +1,7 @@
 package netns
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -53,4 +54,30 @@ func enter(path string, flag int) error {
 	}
 	defer unix.Close(fd)
 	return unix.Setns(fd, flag)
+}
+
+// asUser does something with the effective ID of another user. Those of this thread
+// alone change, which setresuid(2) of the C library and of Go would not allow. The IPC
+// sysctls want it: the kernel lets the namespace's own root write them, and no other.
+func asUser(uid uint32, do func() error) func() error {
+	return func() error {
+		// A change of identity makes the whole process undumpable (prctl(2), PR_SET_DUMPABLE).
+		dumpable, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0)
+		if err != nil {
+			return err
+		}
+		if err := setEffective(uid); err != nil {
+			return err
+		}
+		err = do()
+		return errors.Join(err, setEffective(0), unix.Prctl(unix.PR_SET_DUMPABLE, uintptr(dumpable), 0, 0, 0))
+	}
+}
+
+func setEffective(uid uint32) error {
+	const same = ^uintptr(0)
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, same, uintptr(uid), same); errno != 0 {
+		return fmt.Errorf("effective user %d: %w", uid, errno)
+	}
+	return nil
 }
