@@ -129,6 +129,10 @@ int child_create(struct conmon *m)
 		return r;
 	if ((r = make_nonblocking(m->streams[0].fd)) < 0 || (r = make_nonblocking(m->streams[1].fd)) < 0)
 		return r;
+	/* For who opens /dev/stdout: the runtime has no say over our pipes in a user namespace. */
+	if ((in >= 0 && fchown(in, m->opt.stdio_uid, m->opt.stdio_gid) < 0) ||
+	    fchown(out, m->opt.stdio_uid, m->opt.stdio_gid) < 0 || fchown(err, m->opt.stdio_uid, m->opt.stdio_gid) < 0)
+		return -errno;
 	return spawn(m, tail, (int[3]){ in >= 0 ? in : m->devnull, out, err });
 }
 

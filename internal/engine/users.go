@@ -71,6 +71,16 @@ func checkMappings(m *cri.Mount) error {
 	return nil
 }
 
+// onNode is who a user of the pod is on the node. In the node's own user namespace the
+// runtime gives its pipes to the user itself, and root's are left to it.
+func onNode(box pod.Sandbox, user *cri.LinuxContainerUser) untrusted.Owner {
+	root := rootOf(box)
+	if !box.Users().Private() {
+		return root
+	}
+	return untrusted.Owner{UID: root.UID + int(user.GetUid()), GID: root.GID + int(user.GetGid())}
+}
+
 // rootOf is who root inside of the pod is on the node.
 func rootOf(box pod.Sandbox) untrusted.Owner {
 	u := box.Users()

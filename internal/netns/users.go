@@ -70,7 +70,11 @@ func asUser(uid uint32, do func() error) func() error {
 			return err
 		}
 		err = do()
-		return errors.Join(err, setEffective(0), unix.Prctl(unix.PR_SET_DUMPABLE, uintptr(dumpable), 0, 0, 0))
+		err = errors.Join(err, setEffective(0))
+		if dumpable == 1 { // the only other values, 0 and 2, are what it is now
+			err = errors.Join(err, unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0))
+		}
+		return err
 	}
 }
 
