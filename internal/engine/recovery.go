@@ -354,7 +354,7 @@ func (e *Engine) MakeRunDirectories() error {
 	}
 	// The roots of user namespaces, too, have to get to their pause process.
 	for _, dir := range []string{l.PauseRootfs(), l.PauseRootfs() + "/proc", l.PauseRootfs() + "/dev", l.PauseRootfs() + "/sys"} {
-		if err := errors.Join(os.MkdirAll(dir, 0o711), os.Chmod(dir, 0o711)); err != nil {
+		if err := errors.Join(os.MkdirAll(dir, 0o755), os.Chmod(dir, 0o755)); err != nil {
 			return fmt.Errorf("run directory: %w", err)
 		}
 	}
