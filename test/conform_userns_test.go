@@ -300,6 +300,12 @@ func conformUsersPrivileged(c *conform) {
 	})
 	c.sees(id, "mkdir /m; mount -t tmpfs none /m && echo mounted; echo 1 > /proc/sys/kernel/panic 2>/dev/null || echo refused", "mounted\nrefused\n")
 	c.sees(id, "ls -d /dev/kmsg /dev/null", "/dev/kmsg\n/dev/null\n")
+	terminal := c.containerConfig(c.image, shell("tty; stat -c %u:%g $(tty); exec sleep 3600")...)
+	containerUsers(users, cri.NamespaceMode_CONTAINER)(terminal)
+	terminal.Linux.SecurityContext.Privileged, terminal.Tty = true, true
+	c.runContainer(box, pod, terminal)
+	c.awaitLog(logOf(pod, terminal), "/dev/pts/0")
+	c.awaitLog(logOf(pod, terminal), "0:5")
 }
 
 func conformUsersStatus(c *conform) {
