@@ -122,7 +122,7 @@ type Engine struct {
 	quarantined      []record.Broken
 	// usersRefused is why no layer can have the owners of a user namespace; nil where it can.
 	usersRefused error
-	logDropped       atomic.Uint64 // bytes, of containers that ended in this daemon's life
+	logDropped   atomic.Uint64 // bytes, of containers that ended in this daemon's life
 }
 
 // told are the messages that were logged once. Requests have a say in them, and so
