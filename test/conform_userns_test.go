@@ -100,6 +100,7 @@ func conformUsersOwn(c *conform) {
 		config := c.containerConfig(c.image, shell("echo out > /dev/stdout; echo err > /dev/stderr; exec sleep 3600")...)
 		config.WorkingDir = "/made/for/it"
 		config.Linux.SecurityContext.SupplementalGroups = []int64{2000}
+		config.Linux.Resources = &cri.LinuxContainerResources{MemoryLimitInBytes: 64 << 20}
 		config.Linux.SecurityContext.NamespaceOptions.UsernsOptions = users
 		id := c.runContainer(box, pod, config)
 		c.awaitLog(logOf(pod, config), "stdout F out")
@@ -115,6 +116,8 @@ func conformUsersOwn(c *conform) {
 		c.sees(id, "nc -l -p 80 & sleep 0.2; netstat -ltn | grep -c :80", "1\n")
 		c.sees(id, "echo x > /dev/stdout", "x\n")
 		c.sees(id, "ls -d /sys/class/net/eth0; grep -c ' /sys sysfs ro' /proc/mounts", "/sys/class/net/eth0\n1\n")
+		// Its limits are its own (CVE-2025-47291).
+		c.sees(id, "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null", "67108864\n")
 		upper := c.upper(id)
 		c.wantOwner(upper+"/made/for/it", base, base+mappedLength)
 		c.wantOwner(upper+"/made/for/it/f", base+77, base+mappedLength+78)

@@ -93,7 +93,7 @@ func TestDirectoriesAreClosed(t *testing.T) {
 	n.wantModes(map[string]fs.FileMode{
 		"run": passed, "run/containers": passed, "run/containers/" + mappedID: bundle, "run/containers/" + plainID: closed,
 		"run/pods": closed, "run/pods/" + mappedBox: closed, "run/pods/" + plainBox: closed,
-		"run/oci": closed, "state": closed, "state/pods": closed, "state/containers": closed, "storage/overlay": closed,
+		"run/oci": closed, "state": closed, "state/pods": closed, "state/containers": closed, "storage": closed,
 		"run/containers/" + mappedID + "/config.json": 0o600,
 	})
 	(&conform{node: n}).wantOwner(n.path("run/containers/"+mappedID), 0, 1<<20+mappedLength)
@@ -130,6 +130,11 @@ func TestOldRuntimesAndUserNamespaces(t *testing.T) {
 	o := conformOptions(t, "runc")
 	o.conf += fmt.Sprintf("[crio.runtime.runtimes.none]\nruntime_path = %q\n[crio.runtime.runtimes.unmapped]\nruntime_path = %q\n", old, older)
 	n, image := readyNode(t, o)
+	// It stays with its first container, as that of the default handler has.
+	if err := os.MkdirAll(n.path("run/oci/unmapped"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	n.before = n.settled()
 	users := usersFrom(1 << 20)
 	pod := n.podConfig()
 	podUsers(users)(pod)
