@@ -57,6 +57,7 @@ $(BUILD)/runtimes/crun:
 	cd $(BUILD)/source/crun && ./configure --quiet --disable-systemd --disable-criu --disable-dl --disable-dependency-tracking
 	$(MAKE) -s -C $(BUILD)/source/crun git-version.h crun
 	mv $(BUILD)/source/crun/crun $@
+	rm -rf $(BUILD)/source
 
 # One package at a time: some measure.
 unit:

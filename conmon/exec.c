@@ -1,4 +1,4 @@
-/* `conmon exec PIDFILE RUNTIME ARGUMENT...`: runs a command in a container through the
+/* `conmon exec PIDFILE SCORE RUNTIME ARGUMENT...`: runs a command in a container through the
  * runtime and ends with its exit code.
  *
  * The runtime is told to detach (its --detach and --pid-file are among the arguments):
@@ -11,6 +11,8 @@
 #include <errno.h>
 #include <signal.h>
 #include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 
@@ -53,13 +55,25 @@ static pid_t read_pid(const char *path)
 	return parse_number(buf, NULL, &pid) == 0 && pid > 1 && pid <= INT_MAX ? (pid_t)pid : -1;
 }
 
+/* Gives a process the container's score, "" being none: crun's exec leaves it with ours,
+ * which is the daemon's and may save it from the OOM killer, runc's with the one that the
+ * container was made with. What we may not set stays. */
+static void set_oom_score(const char *path, const char *score)
+{
+	cleanup_close int fd = score[0] ? open(path, O_WRONLY | O_CLOEXEC) : -1;
+
+	if (fd >= 0 && write(fd, score, strlen(score)) < 0)
+		return;
+}
+
 int exec_main(int argc, char **argv)
 {
-	const char *pid_file = argv[0];
+	const char *pid_file = argv[0], *score = argv[1];
+	char path[64];
 	pid_t runtime, command;
 	int status;
 
-	if (argc < 2 || prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0)
+	if (argc < 3 || prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0)
 		return 125;
 	runtime = fork();
 	if (runtime < 0)
@@ -68,7 +82,8 @@ int exec_main(int argc, char **argv)
 		/* The daemon ends a command that takes too long by killing us first. */
 		if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0)
 			_exit(125);
-		execv(argv[1], argv + 1);
+		set_oom_score("/proc/self/oom_score_adj", score);
+		execv(argv[2], argv + 2);
 		_exit(127);
 	}
 	/* The command holds the output now. Ours would keep it open after its end. */
@@ -79,7 +94,11 @@ int exec_main(int argc, char **argv)
 	if (code_of(status) != 0)
 		return code_of(status); /* the runtime's log says why */
 	command = read_pid(pid_file);
-	if (command < 0 || wait_for_command(command, &status) < 0)
+	if (command < 0)
+		return 125;
+	snprintf(path, sizeof path, "/proc/%d/oom_score_adj", command);
+	set_oom_score(path, score);
+	if (wait_for_command(command, &status) < 0)
 		return 125;
 	return code_of(status);
 }

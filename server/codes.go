@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -35,6 +36,11 @@ func code(err error) codes.Code {
 	case errors.Is(err, image.ErrUnauthorized):
 		return codes.PermissionDenied
 	}
+	for _, full := range []error{unix.ENOSPC, unix.EDQUOT, unix.EMFILE, unix.ENFILE, unix.ENOMEM} {
+		if errors.Is(err, full) {
+			return codes.ResourceExhausted
+		}
+	}
 	switch fault.Of(err) {
 	case fault.NotFound:
 		return codes.NotFound
@@ -46,6 +52,8 @@ func code(err error) codes.Code {
 		return codes.FailedPrecondition
 	case fault.Unavailable:
 		return codes.Unavailable
+	case fault.ResourceExhausted:
+		return codes.ResourceExhausted
 	case fault.Unimplemented:
 		return codes.Unimplemented
 	}

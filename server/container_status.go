@@ -37,7 +37,7 @@ func (s *Server) containerStatus(v pod.Container) *cri.ContainerStatus {
 		Image: imageSpec(v), ImageRef: v.ImageRef, ImageId: v.ImageID, Reason: v.Reason, Message: v.Message,
 		Labels: v.Config.GetLabels(), Annotations: v.Config.GetAnnotations(), Mounts: v.Config.GetMounts(),
 		LogPath:   v.LogPath,
-		Resources: &cri.ContainerResources{Linux: v.Config.GetLinux().GetResources()},
+		Resources: &cri.ContainerResources{Linux: v.Resources},
 		User:      &cri.ContainerUser{Linux: v.User}, StopSignal: pod.SignalValue(v.StopSignal),
 	}
 }

@@ -55,7 +55,7 @@ func (s *Server) sandboxStatus(v pod.Sandbox) *cri.PodSandboxStatus {
 func (s *Server) sandboxInfo(v pod.Sandbox) (map[string]string, error) {
 	data, err := json.Marshal(map[string]any{
 		"phase": v.Phase, "runtime": v.Handler, "network": v.Network, "pause": v.Pause,
-		"namespaces": s.engine.Layout.NamespaceDir(v.ID),
+		"namespaces": s.engine.Layout.NamespaceDir(v.ID), "overhead": v.Overhead, "resources": v.Resources,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("sandbox %s: %w", v.ID, err)

@@ -32,7 +32,11 @@ func (s *Server) Status(ctx context.Context, r *cri.StatusRequest) (*cri.StatusR
 		if err != nil {
 			return nil, fmt.Errorf("status: %w", err)
 		}
-		answer.Info = map[string]string{"engine": string(info)}
+		network, err := json.Marshal(s.networks.Report())
+		if err != nil {
+			return nil, fmt.Errorf("status: %w", err)
+		}
+		answer.Info = map[string]string{"engine": string(info), "network": string(network)}
 	}
 	return answer, nil
 }

@@ -1,6 +1,7 @@
 package test
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -142,6 +143,20 @@ func (c *conform) sees(id, script, want string) {
 	if string(got.GetStdout()) != want {
 		c.t.Errorf("%s: %q (%s), want %q", script, got.GetStdout(), got.GetStderr(), want)
 	}
+}
+
+// pidOf is the container's first process as the node sees it.
+func (c *conform) pidOf(id string) int {
+	c.t.Helper()
+	a, err := c.ContainerStatus(c.ctx(), &cri.ContainerStatusRequest{ContainerId: id, Verbose: true})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	var info struct{ Pid int }
+	if err := json.Unmarshal([]byte(a.GetInfo()["info"]), &info); err != nil || info.Pid == 0 {
+		c.t.Fatalf("info %s, %v", a.GetInfo(), err)
+	}
+	return info.Pid
 }
 
 // refusedPod checks that a pod is refused, with a message that has all the words.

@@ -159,6 +159,10 @@ func conformUsersRefused(c *conform) {
 			tt.change(p.Linux.SecurityContext.NamespaceOptions)
 		}, tt.words...)
 	}
+	c.refusedPod(func(p *cri.PodSandboxConfig) {
+		podUsers(usersFrom(base))(p)
+		p.Linux.SecurityContext.RunAsUser = &cri.Int64Value{Value: mappedLength}
+	}, "user 65536")
 	node := &cri.UserNamespace{Mode: cri.NamespaceMode_NODE}
 	c.refusedContainer(containerUsers(usersFrom(base), cri.NamespaceMode_CONTAINER), "userns_options", "the node's")
 	box, pod := c.pod(podUsers(usersFrom(base)))
@@ -230,10 +234,11 @@ func conformUsersShare(c *conform) {
 	box, pod := c.pod(func(p *cri.PodSandboxConfig) {
 		podUsers(users)(p)
 		p.Linux.SecurityContext.NamespaceOptions.Pid = cri.NamespaceMode_POD
+		p.Linux.SecurityContext.RunAsUser = &cri.Int64Value{Value: 7}
 	})
 	first := c.sleeperIn(box, pod, containerUsers(users, cri.NamespaceMode_POD))
 	c.sleeperIn(box, pod, containerUsers(users, cri.NamespaceMode_POD))
-	c.sees(first, "ps | grep -c 'sleep 360[0]'; ps | grep -c '/paus[e]'; stat -c %u:%g /proc/1", "2\n1\n0:0\n")
+	c.sees(first, "ps | grep -c 'sleep 360[0]'; ps | grep -c '/paus[e]'; stat -c %u:%g /proc/1", "2\n1\n7:0\n")
 
 	box, pod = c.pod(podUsers(users))
 	target := c.sleeperIn(box, pod, containerUsers(users, cri.NamespaceMode_CONTAINER))

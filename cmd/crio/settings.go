@@ -59,6 +59,9 @@ func engineSettings(ctx context.Context, cfg *config.Config, layout pod.Layout, 
 		if handler.Monitor == "" {
 			handler.Monitor = conmon
 		}
+		if reason := oci.BelowFloor(handler.Features.Version); reason != "" {
+			log.Warn("runtime below the security floor", "handler", name, "reason", reason)
+		}
 		s.Handlers[name] = handler
 	}
 	s.Node, err = nodeSettings(cfg)
@@ -91,7 +94,7 @@ func probeHandler(ctx context.Context, cfg *config.Config, layout pod.Layout, na
 	return engine.Handler{
 		Runtime:  oci.Runtime{Path: path, Root: root, Systemd: cfg.Runtime.CgroupManager == cgroup.Systemd},
 		Features: features, Monitor: h.MonitorPath, MonitorEnv: h.MonitorEnv, MonitorCgroup: monitorCgroup,
-		StartTimeout: time.Duration(h.ContainerCreateTimeout) * time.Second,
+		StartTimeout: time.Duration(h.ContainerCreateTimeout) * time.Second, AllowedAnnotations: h.AllowedAnnotations,
 	}, nil
 }
 
@@ -224,6 +227,6 @@ func imageOptions(cfg *config.Config, log *slog.Logger) image.Options {
 func networkOptions(cfg *config.Config, log *slog.Logger) network.Options {
 	n := cfg.Network
 	return network.Options{
-		ConfDir: n.NetworkDir, DefaultNetwork: n.CNIDefaultNetwork, PluginDirs: n.PluginDirs, CacheDir: n.CacheDir, Log: log,
+		ConfDir: n.NetworkDir, DefaultNetwork: n.CNIDefaultNetwork, PluginDirs: n.PluginDirs, CacheDir: n.CacheDir, Template: n.ConfTemplate, Log: log,
 	}
 }

@@ -54,8 +54,8 @@ type Tree struct {
 	roots map[string]string
 	// own is the daemon's cgroup below the v2 root.
 	own string
-	// hugetlb tells that there is a controller for huge pages.
-	hugetlb bool
+	// hugetlb and swap tell that huge pages and swap can be limited.
+	hugetlb, swap bool
 }
 
 // base is where every distribution mounts the hierarchies.
@@ -79,6 +79,9 @@ func Open(driver string) (*Tree, error) {
 		t.version, t.roots[wholeTree] = 2, base
 		controllers, err := os.ReadFile(filepath.Join(base, "cgroup.controllers"))
 		t.hugetlb = err == nil && slices.Contains(strings.Fields(string(controllers)), "hugetlb")
+		// The root itself has no limits.
+		limits, _ := filepath.Glob(base + "/*/memory.swap.max")
+		t.swap = len(limits) > 0
 		t.own, err = ownCgroup()
 		return t, err
 	}
@@ -88,7 +91,12 @@ func Open(driver string) (*Tree, error) {
 	}
 	defer f.Close()
 	t.version = 1
-	return t, t.findV1(f)
+	if err := t.findV1(f); err != nil {
+		return t, err
+	}
+	_, err = os.Stat(t.roots["memory"] + "/memory.memsw.limit_in_bytes")
+	t.swap = err == nil
+	return t, nil
 }
 
 // findV1 reads the mounts of v1 controllers from mountinfo (proc(5)). Those elsewhere
@@ -135,6 +143,10 @@ func controllers() []string {
 // HasHugetlb tells whether huge pages can be limited: the controller is one that a
 // kernel or a machine may be without.
 func (t *Tree) HasHugetlb() bool { return t.hugetlb }
+
+// HasSwap tells whether swap can be limited: a kernel may be without, or have it turned
+// off by swapaccount=0.
+func (t *Tree) HasSwap() bool { return t.swap }
 
 func ownCgroup() (string, error) {
 	data, err := os.ReadFile("/proc/self/cgroup")

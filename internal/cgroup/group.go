@@ -41,6 +41,34 @@ func (g Group) OOMFile() string {
 	return filepath.Join(g.memory, "memory.oom_control")
 }
 
+// ParentSets are the CPUs and memory nodes that the group's parent may use, and so the
+// most that the group itself may; "" where there is no cpuset controller.
+func (g Group) ParentSets() (cpus, mems string, err error) {
+	suffix := ""
+	if g.version == 2 {
+		suffix = ".effective"
+	}
+	read := func(dir, name string) (string, error) {
+		data, err := os.ReadFile(filepath.Join(filepath.Dir(dir), name+suffix))
+		if errors.Is(err, fs.ErrNotExist) {
+			return "", nil
+		}
+		return strings.TrimSpace(string(data)), err
+	}
+	for _, dir := range g.dirs {
+		if cpus, err = read(dir, "cpuset.cpus"); err != nil || cpus != "" {
+			if err == nil {
+				mems, err = read(dir, "cpuset.mems")
+			}
+			break
+		}
+	}
+	if err != nil {
+		return "", "", fmt.Errorf("cgroup %s: %w", g.oci, err)
+	}
+	return cpus, mems, nil
+}
+
 // Sub names a group inside. In v1 it is made where processes are counted and
 // frozen only: memory and time stay charged to the container.
 func (g Group) Sub(name string) Group {

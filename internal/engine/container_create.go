@@ -56,7 +56,8 @@ func (e *Engine) createContainer(ctx context.Context, op *operation, s *sandbox,
 	c := newContainer(pod.Container{
 		ID: pod.NewID(), SandboxID: box.ID, Phase: pod.ContainerCreating, Config: config,
 		Handler: box.Handler, CgroupParent: box.Config.GetLinux().GetCgroupParent(),
-		ImageID: img.ID, ImageName: name, ImageRef: img.DigestFor(name), CreatedAt: time.Now().UnixNano(), BootID: e.bootID,
+		Resources: config.GetLinux().GetResources(),
+		ImageID:   img.ID, ImageName: name, ImageRef: img.DigestFor(name), CreatedAt: time.Now().UnixNano(), BootID: e.bootID,
 	})
 	op.stage("record")
 	v := c.snapshot()
@@ -210,6 +211,8 @@ func checkContainer(config *cri.ContainerConfig, box pod.Sandbox) error {
 		return errors.New("image must be set")
 	case s.GetPrivileged() && !box.Config.GetLinux().GetSecurityContext().GetPrivileged():
 		return fmt.Errorf("privileged: sandbox %s was not made for privileged containers", box.ID)
+	case config.GetWindows() != nil:
+		return errors.New("windows: this node runs Linux")
 	case len(config.GetCDIDevices()) > 0:
 		return fault.New(fault.Unimplemented, "CDI_devices: not served yet")
 	}

@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -102,13 +101,9 @@ func (e *Engine) endExec(ctx context.Context, sub cgroup.Group, err error, timeo
 
 // execProcess is the container's own process with another command.
 func (e *Engine) execProcess(v pod.Container, args []string) (*specs.Process, error) {
-	data, err := os.ReadFile(filepath.Join(e.Layout.ContainerDir(v.ID), "config.json"))
+	s, err := e.bundleOf(v.ID)
 	if err != nil {
 		return nil, err
-	}
-	var s struct{ Process *specs.Process }
-	if err := json.Unmarshal(data, &s); err != nil || s.Process == nil {
-		return nil, fmt.Errorf("config.json: %w", errors.Join(err, errors.New("no process")))
 	}
 	s.Process.Args, s.Process.Terminal, s.Process.ConsoleSize = args, false, nil
 	return s.Process, nil

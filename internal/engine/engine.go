@@ -64,6 +64,9 @@ type Handler struct {
 	MonitorCgroup string
 	// StartTimeout bounds the runtime's create and start together.
 	StartTimeout time.Duration
+	// AllowedAnnotations are names, or with a * at the end beginnings of names, of those
+	// that are passed to the runtime.
+	AllowedAnnotations []string
 }
 
 // Settings are the engine's share of the configuration; they do not change while it lives.
@@ -224,7 +227,7 @@ func (e *Engine) node(h Handler) spec.Node {
 	n := e.Settings.Node
 	return spec.Node{
 		OCIVersion: h.Features.OCIVersion, RecursiveReadOnly: h.Features.RecursiveReadOnly, IDMap: h.Features.IDMap,
-		CgroupV2: e.Cgroups.Version() == 2, Hugetlb: e.Cgroups.HasHugetlb(), Capabilities: n.Capabilities, MinOOMScoreAdj: n.MinOOMScoreAdj,
+		CgroupV2: e.Cgroups.Version() == 2, Hugetlb: e.Cgroups.HasHugetlb(), Swap: e.Cgroups.HasSwap(), Capabilities: n.Capabilities, MinOOMScoreAdj: n.MinOOMScoreAdj,
 		AppArmor: n.AppArmor, DefaultCapabilities: n.DefaultCapabilities, DefaultEnv: n.DefaultEnv,
 		Rlimits: n.Rlimits, HardLimits: n.HardLimits, PidsLimit: n.PidsLimit, ReadOnly: n.ReadOnly,
 	}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -37,6 +38,7 @@ func (e *Engine) inputs(ctx context.Context, box pod.Sandbox, v pod.Container, i
 		Node: e.node(e.configured(v.Handler)), Config: v.Config, Image: img.Config, Rootfs: v.Rootfs,
 		CgroupsPath: group.OCIPath(), Hostname: hostname, Shm: e.Layout.Shm(box.ID),
 	}
+	in.Annotations = allowed(e.configured(v.Handler).AllowedAnnotations, box.Config.GetAnnotations(), v.Config.GetAnnotations())
 	if box.HostIPC() {
 		in.Shm = "/dev/shm"
 		// Systemd mounts it; a node without systemd may have none.
@@ -58,6 +60,26 @@ func (e *Engine) inputs(ctx context.Context, box pod.Sandbox, v pod.Container, i
 	}
 	in.SeccompProfile, err = e.seccompProfile(v.Config)
 	return in, err
+}
+
+// allowed are the annotations that a pattern names; later maps override.
+func allowed(patterns []string, all ...map[string]string) map[string]string {
+	var out map[string]string
+	for _, annotations := range all {
+		for name, value := range annotations {
+			if !slices.ContainsFunc(patterns, func(p string) bool {
+				prefix, wild := strings.CutSuffix(p, "*")
+				return name == p || wild && strings.HasPrefix(name, prefix)
+			}) {
+				continue
+			}
+			if out == nil {
+				out = map[string]string{}
+			}
+			out[name] = value
+		}
+	}
+	return out
 }
 
 // namespaces are the pod's, and the PID namespace that the container asks for.

@@ -60,6 +60,7 @@ func (e *Engine) Recover(ctx context.Context) (u Unwanted, err error) {
 			u.containers = append(u.containers, c)
 		}
 		watches = append(watches, e.recoverContainer(c))
+		e.recoverUpdate(c)
 	}
 	patience, cancel := context.WithTimeout(ctx, connectPatience)
 	defer cancel()
@@ -157,6 +158,19 @@ func (e *Engine) recoverContainer(c *container) *operation {
 		})
 	}
 	return nil
+}
+
+// recoverUpdate takes back an update that the daemon before this one did not end:
+// nobody was told that it succeeded.
+func (e *Engine) recoverUpdate(c *container) {
+	if c.snapshot().Update == nil {
+		return
+	}
+	c.queue.do(func() {
+		if err := e.undoUpdate(e.ctx, c); err != nil && e.ctx.Err() == nil {
+			e.Log.Error("recovery", "err", err)
+		}
+	})
 }
 
 // reachAgain is the pause after an attempt to reach a monitor that failed for a reason
@@ -352,7 +366,8 @@ func (e *Engine) MakeRunDirectories() error {
 			return fmt.Errorf("run directory: %w", err)
 		}
 	}
-	// The roots of user namespaces, too, have to get to their pause process.
+	// The user that a sandbox asks for has to reach the program in it, and who is root in
+	// a user namespace. There is nothing else in it.
 	for _, dir := range []string{l.PauseRootfs(), l.PauseRootfs() + "/proc", l.PauseRootfs() + "/dev", l.PauseRootfs() + "/sys"} {
 		if err := errors.Join(os.MkdirAll(dir, 0o755), os.Chmod(dir, 0o755)); err != nil {
 			return fmt.Errorf("run directory: %w", err)

@@ -2,13 +2,10 @@ package engine
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"time"
 
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/crio-minimal/crio/internal/fault"
@@ -45,6 +42,7 @@ func (e *Engine) RunSandbox(ctx context.Context, config *cri.PodSandboxConfig, h
 		return e.runSandbox(ctx, op, pod.Sandbox{
 			ID: pod.NewID(), Phase: pod.SandboxCreating, Config: config, Handler: h,
 			CreatedAt: time.Now().UnixNano(), BootID: e.bootID,
+			Overhead: config.GetLinux().GetOverhead(), Resources: config.GetLinux().GetResources(),
 		})
 	})
 }
@@ -194,39 +192,6 @@ func protocolName(p cri.Protocol) string {
 	return "tcp"
 }
 
-// checkSandbox refuses what can never work, and what this version does not do.
-func (e *Engine) checkSandbox(config *cri.PodSandboxConfig) error {
-	m := config.GetMetadata()
-	if m.GetName() == "" || m.GetNamespace() == "" || m.GetUid() == "" {
-		return errors.New("metadata: name, namespace and uid must be set")
-	}
-	// They go into CNI_ARGS, "KEY=VALUE;..."; no name of Kubernetes has these.
-	if strings.ContainsAny(m.GetName()+m.GetNamespace()+m.GetUid(), ";=\n\x00") {
-		return errors.New("metadata: name, namespace and uid must not contain ;, = or control characters")
-	}
-	security := config.GetLinux().GetSecurityContext()
-	options := security.GetNamespaceOptions()
-	switch {
-	case options.GetNetwork() != cri.NamespaceMode_POD && options.GetNetwork() != cri.NamespaceMode_NODE:
-		return fmt.Errorf("namespace_options.network: %s is neither POD nor NODE", options.GetNetwork())
-	case options.GetIpc() != cri.NamespaceMode_POD && options.GetIpc() != cri.NamespaceMode_NODE:
-		return fmt.Errorf("namespace_options.ipc: %s is neither POD nor NODE", options.GetIpc())
-	case options.GetPid() == cri.NamespaceMode_TARGET:
-		return errors.New("namespace_options.pid: TARGET is for containers")
-	case security.GetRunAsGroup() != nil && security.GetRunAsUser() == nil:
-		return errors.New("run_as_group needs run_as_user")
-	}
-	if err := checkSandboxUsers(options); err != nil {
-		return err
-	}
-	if options.GetNetwork() != cri.NamespaceMode_NODE {
-		if err := untrusted.CheckHostname(config.GetHostname()); err != nil {
-			return fmt.Errorf("hostname: %w", err)
-		}
-	}
-	return checkDNS(config.GetDnsConfig())
-}
-
 // sysctls are the node's defaults and the pod's own. A default that does not fit
 // the pod's namespaces is left out; one of the pod's is an error.
 func (e *Engine) sysctls(v pod.Sandbox) (map[string]string, error) {
@@ -247,41 +212,6 @@ func (e *Engine) sysctls(v pod.Sandbox) (map[string]string, error) {
 	return all, nil
 }
 
-// startPause runs the built-in pause process as PID 1 of the pod's PID namespace.
-func (e *Engine) startPause(ctx context.Context, s *sandbox) (*pod.Process, error) {
-	v := s.snapshot()
-	h := e.configured(v.Handler)
-	group, err := e.Cgroups.ContainerGroup(v.Config.GetLinux().GetCgroupParent(), v.ID)
-	if err != nil {
-		return nil, fmt.Errorf("pause %s: %w", v.ID, err)
-	}
-	root, err := e.bindRootfs(v, v.ID, e.Layout.PauseRootfs())
-	if err != nil {
-		return nil, fmt.Errorf("pause %s: root file system: %w", v.ID, err)
-	}
-	oci, err := spec.Pause(spec.Input{
-		Node: e.node(h), Rootfs: root, Namespaces: e.podNamespaces(v), CgroupsPath: group.OCIPath(),
-	})
-	if err != nil {
-		return nil, fmt.Errorf("pause %s: %w", v.ID, err)
-	}
-	if err := e.writeBundle(v.ID, oci); err != nil {
-		return nil, fmt.Errorf("pause %s: %w", v.ID, err)
-	}
-	conn, status, err := e.spawn(ctx, launch{
-		id: v.ID, parent: v.Config.GetLinux().GetCgroupParent(), handler: v.Handler,
-	}, e.pauseEnded(s))
-	if err != nil {
-		return nil, fmt.Errorf("pause %s: %w", v.ID, err)
-	}
-	s.conn.Store(conn)
-	p := pod.Process{Pid: status.Pid, StartTicks: status.StartTicks}
-	if err := netns.PinPID(e.Layout.Namespace(v.ID, "pid"), p.Pid, p.StartTicks); err != nil {
-		return nil, fmt.Errorf("pause %s: %w", v.ID, err)
-	}
-	return &p, nil
-}
-
 // podNamespaces are the paths that every process of the pod joins.
 func (e *Engine) podNamespaces(v pod.Sandbox) spec.Namespaces {
 	n := spec.Namespaces{HostNet: v.HostNetwork(), HostIPC: v.HostIPC(), HostUTS: v.HostNetwork()}
@@ -292,9 +222,7 @@ func (e *Engine) podNamespaces(v pod.Sandbox) spec.Namespaces {
 		n.IPC = e.Layout.Namespace(v.ID, "ipc")
 	}
 	if u := v.Users(); u.Private() {
-		n.User = e.Layout.Namespace(v.ID, "user")
-		n.UIDs = specs.LinuxIDMapping{HostID: u.UIDs.Host, Size: u.UIDs.Length}
-		n.GIDs = specs.LinuxIDMapping{HostID: u.GIDs.Host, Size: u.GIDs.Length}
+		joinUsers(&n, u, e.Layout.Namespace(v.ID, "user"))
 	}
 	return n
 }

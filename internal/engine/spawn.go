@@ -2,18 +2,14 @@ package engine
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"time"
 
-	specs "github.com/opencontainers/runtime-spec/specs-go"
-
 	"github.com/crio-minimal/crio/internal/cgroup"
 	"github.com/crio-minimal/crio/internal/monitor"
 	"github.com/crio-minimal/crio/internal/pod"
-	"github.com/crio-minimal/crio/internal/sys"
 	"github.com/crio-minimal/crio/internal/untrusted"
 )
 
@@ -26,19 +22,6 @@ type launch struct {
 	tty        bool
 	stdin      bool
 	stdinOnce  bool
-}
-
-// writeBundle makes the bundle directory with its config.json.
-func (e *Engine) writeBundle(id string, s *specs.Spec) error {
-	dir := e.Layout.ContainerDir(id)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	data, err := json.Marshal(s)
-	if err != nil {
-		return err
-	}
-	return sys.WriteFile(dir+"/config.json", data, 0o600)
 }
 
 // spawn starts the monitor in a cgroup of its own and waits until the process runs.

@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"os"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/crio-minimal/crio/internal/fault"
 	"github.com/crio-minimal/crio/internal/pod"
+	"github.com/crio-minimal/crio/internal/spec"
 	"github.com/crio-minimal/crio/internal/untrusted"
 )
 
@@ -18,7 +20,8 @@ func (e *Engine) ServesUsers() error { return e.usersRefused }
 
 // checkSandboxUsers refuses what the API server refuses, too: in a PID namespace of the
 // node nobody but its root may mount /proc, and its IPC objects belong to others.
-func checkSandboxUsers(o *cri.NamespaceOption) error {
+func checkSandboxUsers(s *cri.LinuxSandboxSecurityContext) error {
+	o := s.GetNamespaceOptions()
 	users, err := pod.UsersOf(o)
 	switch {
 	case err != nil || !users.Private():
@@ -28,7 +31,20 @@ func checkSandboxUsers(o *cri.NamespaceOption) error {
 	case o.GetIpc() == cri.NamespaceMode_NODE:
 		return errors.New("namespace_options.ipc: NODE excludes a user namespace (userns_options)")
 	}
-	return nil
+	own, err := pauseUser(s)
+	if err != nil {
+		return err
+	}
+	var n spec.Namespaces
+	joinUsers(&n, users, "not made yet")
+	return n.CheckUser(own)
+}
+
+// joinUsers adds the user namespace that is pinned at path.
+func joinUsers(n *spec.Namespaces, u pod.Users, path string) {
+	n.User = path
+	n.UIDs = specs.LinuxIDMapping{HostID: u.UIDs.Host, Size: u.UIDs.Length}
+	n.GIDs = specs.LinuxIDMapping{HostID: u.GIDs.Host, Size: u.GIDs.Length}
 }
 
 // checkContainerUsers wants the sandbox's user namespace for each of its containers.

@@ -23,6 +23,8 @@ const (
 	FailedPrecondition
 	// Unavailable: something outside (network plugin, registry) is not ready; trying again may help.
 	Unavailable
+	// ResourceExhausted: the node is out of something (disk, descriptors, places).
+	ResourceExhausted
 	// Unimplemented: the request asks for what this version does not do.
 	Unimplemented
 )

@@ -278,7 +278,7 @@ func TestExecEndsWithItsCommand(t *testing.T) {
 			{125, []string{"/bin/true"}}, // and no command
 		} {
 			_ = os.Remove(pid)
-			cmd := exec.Command(conmon, append([]string{"exec", pid}, test.runtime...)...)
+			cmd := exec.Command(conmon, append([]string{"exec", pid, ""}, test.runtime...)...)
 			err := cmd.Run()
 			if got := cmd.ProcessState.ExitCode(); got != test.want {
 				t.Errorf("%s: got %d, want %d (%v)", test.runtime, got, test.want, err)

@@ -29,7 +29,9 @@ type Options struct {
 	// CacheDir is libcni's own.
 	CacheDir   string
 	PluginDirs []string
-	Log        *slog.Logger
+	// Template of the configuration that SetPodCIDR writes; "" is none.
+	Template string
+	Log      *slog.Logger
 }
 
 // Network is safe for concurrent use. It holds no lock while a plugin runs.
@@ -40,6 +42,7 @@ type Network struct {
 	// loading lets one caller at a time read the directory.
 	loading sync.Mutex
 	status  atomic.Pointer[status]
+	podCIDR atomic.Pointer[string]
 }
 
 // New makes a Network; nothing is read before the first call.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -65,7 +66,7 @@ func (r Runtime) ExecSync(ctx context.Context, e Exec) (Output, error) {
 
 	// The extra files are 3 and 4 in the runtime; it reads and writes them by path
 	// and closes them before the command runs.
-	args := slices.Concat([]string{"exec", e.PidFile, r.Path}, r.GlobalArgs(),
+	args := slices.Concat([]string{"exec", e.PidFile, e.oomScoreAdj(), r.Path}, r.GlobalArgs(),
 		[]string{"--log", "/proc/self/fd/4", "--log-format", "json", "exec", "--detach", "--pid-file", e.PidFile, "--process", "/proc/self/fd/3"},
 		e.CgroupArgs, []string{e.ID})
 	cmd := exec.Command(e.Reaper, args...)
@@ -105,6 +106,14 @@ func (r Runtime) ExecSync(ctx context.Context, e Exec) (Output, error) {
 		return Output{}, fmt.Errorf("exec %s: %s", e.ID, text)
 	}
 	return Output{Stdout: stdout.kept, Stderr: stderr.kept, ExitCode: code}, nil
+}
+
+// oomScoreAdj is the process's, which runtimes do not give to a command.
+func (e Exec) oomScoreAdj() string {
+	if e.Process.OOMScoreAdj == nil {
+		return ""
+	}
+	return strconv.Itoa(*e.Process.OOMScoreAdj)
 }
 
 // wait returns the exit code in the shell's form: 128+n for signal n.

@@ -59,13 +59,13 @@ const oldestOCIVersion = "1.0.2"
 
 // Probe asks the runtime for its version and features.
 func Probe(ctx context.Context, path string) (Features, error) {
-	out, err := run(ctx, path, "--version")
+	out, err := run(ctx, nil, path, "--version")
 	if err != nil {
 		return Features{}, fmt.Errorf("runtime %s: %w", path, err)
 	}
 	version, _, _ := strings.Cut(string(out), "\n")
 	f := Features{Version: version, OCIVersion: oldestOCIVersion}
-	out, err = run(ctx, path, "features")
+	out, err = run(ctx, nil, path, "features")
 	var known features.Features
 	if err != nil || json.Unmarshal(out, &known) != nil {
 		return f, ctx.Err()
@@ -109,7 +109,7 @@ func (r Runtime) Delete(ctx context.Context, id string) error {
 	if _, err := os.Stat(filepath.Join(r.Root, id)); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	_, err := run(ctx, r.Path, append(r.GlobalArgs(), "delete", "--force", id)...)
+	_, err := run(ctx, nil, r.Path, append(r.GlobalArgs(), "delete", "--force", id)...)
 	if err == nil || notFound(err) {
 		return nil
 	}
@@ -121,12 +121,25 @@ func notFound(err error) bool {
 	return strings.Contains(err.Error(), "does not exist") || strings.Contains(err.Error(), "No such file or directory")
 }
 
-// run starts the runtime and waits for it. Its stderr becomes the error's text.
-func run(ctx context.Context, path string, args ...string) ([]byte, error) {
+// Update changes the resources of a running container; what is not set stays as it is.
+// After an error some of them may have been changed.
+func (r Runtime) Update(ctx context.Context, id string, resources *specs.LinuxResources) error {
+	data, err := json.Marshal(resources)
+	if err != nil {
+		return fmt.Errorf("runtime update %s: %w", id, err)
+	}
+	if _, err := run(ctx, data, r.Path, append(r.GlobalArgs(), "update", "--resources", "-", id)...); err != nil {
+		return fmt.Errorf("runtime update %s: %w", id, err)
+	}
+	return nil
+}
+
+// run starts the runtime with stdin and waits for it. Its stderr becomes the error's text.
+func run(ctx context.Context, stdin []byte, path string, args ...string) ([]byte, error) {
 	var out, text bytes.Buffer
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Dir = "/"
-	cmd.Stdout, cmd.Stderr = &out, &text
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), &out, &text
 	// A grandchild may hold the pipes; the answer does not depend on it.
 	cmd.WaitDelay = time.Second
 	err := cmd.Run()

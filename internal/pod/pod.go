@@ -122,6 +122,9 @@ type Sandbox struct {
 	Cgroups []string
 	// Pause is the first process of the pod's shared PID namespace, if it has one.
 	Pause *Process
+	// Overhead and Resources are what the client says of the pod as a whole: those of
+	// Config until UpdatePodSandboxResources. The pod's cgroup is the client's own.
+	Overhead, Resources *cri.LinuxContainerResources
 }
 
 // HostNetwork tells whether the pod lives in the node's network namespace.
@@ -190,6 +193,11 @@ type Container struct {
 	Message        string
 	// LogDropped counts the bytes of output that could not be written to the log.
 	LogDropped uint64
+	// Resources are those in force: Config's until UpdateContainerResources.
+	Resources *cri.LinuxContainerResources
+	// Update is what an update under way wants to put in force; nil without one. It is
+	// recorded first, so that whoever finds it after a crash takes back what there is of it.
+	Update *cri.LinuxContainerResources
 }
 
 // SandboxKey is what makes a sandbox unique for the kubelet (PodSandboxMetadata).

@@ -1,6 +1,10 @@
 package pod
 
-import "fmt"
+import (
+	"fmt"
+
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
 
 // TransitionError reports an event that the phase does not allow.
 type TransitionError struct {
@@ -28,6 +32,8 @@ type (
 	SandboxStopped struct{}
 	// SandboxLost: its namespaces are gone without a stop; the network is still to be given back.
 	SandboxLost struct{}
+	// SandboxResources are told by the client after it has changed the pod's cgroup.
+	SandboxResources struct{ Overhead, Resources *cri.LinuxContainerResources }
 	// SandboxRemoval begins teardown.
 	SandboxRemoval struct{}
 	// SandboxRemoved ends it.
@@ -38,6 +44,7 @@ func (NetworkRequested) sandboxEvent() {}
 func (SandboxMade) sandboxEvent()      {}
 func (SandboxStopped) sandboxEvent()   {}
 func (SandboxLost) sandboxEvent()      {}
+func (SandboxResources) sandboxEvent() {}
 func (SandboxRemoval) sandboxEvent()   {}
 func (SandboxRemoved) sandboxEvent()   {}
 
@@ -63,6 +70,11 @@ func (s Sandbox) Step(event SandboxEvent) (Sandbox, error) {
 	case SandboxLost:
 		if s.Phase == SandboxReady || s.Phase == SandboxNotReady {
 			s.Phase, s.Pause = SandboxNotReady, nil
+			return s, nil
+		}
+	case SandboxResources:
+		if s.Phase == SandboxReady || s.Phase == SandboxNotReady {
+			s.Overhead, s.Resources = e.Overhead, e.Resources
 			return s, nil
 		}
 	case SandboxRemoval:
@@ -111,6 +123,11 @@ type (
 		Reason     string // "" is derived from code and OOMKilled
 		Message    string
 	}
+	// UpdateRequest is committed before the first of the resources is changed.
+	UpdateRequest struct{ Wanted *cri.LinuxContainerResources }
+	// Updated ends an update with the resources that are in force: the wanted ones, or
+	// those from before it where it was taken back.
+	Updated struct{ Resources *cri.LinuxContainerResources }
 	// ContainerRemoval begins teardown.
 	ContainerRemoval struct{}
 	// ContainerRemoved ends it.
@@ -123,6 +140,8 @@ func (StartUndone) containerEvent()      {}
 func (Started) containerEvent()          {}
 func (StartFailed) containerEvent()      {}
 func (Ended) containerEvent()            {}
+func (UpdateRequest) containerEvent()    {}
+func (Updated) containerEvent()          {}
 func (ContainerRemoval) containerEvent() {}
 func (ContainerRemoved) containerEvent() {}
 
@@ -158,6 +177,16 @@ func (c Container) Step(event ContainerEvent) (Container, error) {
 		if c.Phase == ContainerRunning || c.Phase == ContainerCreated {
 			return c.end(e), nil
 		}
+	case UpdateRequest:
+		if c.Phase == ContainerCreated || c.Phase == ContainerRunning {
+			c.Update = e.Wanted
+			return c, nil
+		}
+	case Updated:
+		if (c.Phase == ContainerCreated || c.Phase == ContainerRunning) && c.Update != nil {
+			c.Resources, c.Update = e.Resources, nil
+			return c, nil
+		}
 	case ContainerRemoval:
 		if c.Phase != ContainerGone {
 			c.Phase = ContainerRemoving
@@ -173,7 +202,7 @@ func (c Container) Step(event ContainerEvent) (Container, error) {
 }
 
 func (c Container) end(e Ended) Container {
-	c.Phase = ContainerExited
+	c.Phase, c.Update = ContainerExited, nil
 	c.ExitCode, c.Signal, c.OOMKilled, c.FinishedAt = e.Code, e.Signal, e.OOMKilled, e.At
 	c.LogDropped, c.Message, c.Reason = e.LogDropped, e.Message, e.Reason
 	if e.StartedAt != 0 {

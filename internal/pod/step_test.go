@@ -3,6 +3,8 @@ package pod
 import (
 	"errors"
 	"testing"
+
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // The tables are the whole specification: every pair of phase and event that they
@@ -11,13 +13,13 @@ import (
 func TestSandboxStepExhaustively(t *testing.T) {
 	phases := []SandboxPhase{SandboxCreating, SandboxReady, SandboxNotReady, SandboxRemoving, SandboxGone}
 	events := map[string]SandboxEvent{
-		"network": NetworkRequested{}, "made": SandboxMade{}, "stopped": SandboxStopped{}, "lost": SandboxLost{},
+		"network": NetworkRequested{}, "made": SandboxMade{}, "stopped": SandboxStopped{}, "lost": SandboxLost{}, "resources": SandboxResources{},
 		"removal": SandboxRemoval{}, "removed": SandboxRemoved{},
 	}
 	legal := map[SandboxPhase]map[string]SandboxPhase{
 		SandboxCreating: {"network": SandboxCreating, "made": SandboxReady, "removal": SandboxRemoving},
-		SandboxReady:    {"stopped": SandboxNotReady, "lost": SandboxNotReady, "removal": SandboxRemoving},
-		SandboxNotReady: {"stopped": SandboxNotReady, "lost": SandboxNotReady, "removal": SandboxRemoving},
+		SandboxReady:    {"stopped": SandboxNotReady, "lost": SandboxNotReady, "resources": SandboxReady, "removal": SandboxRemoving},
+		SandboxNotReady: {"stopped": SandboxNotReady, "lost": SandboxNotReady, "resources": SandboxNotReady, "removal": SandboxRemoving},
 		SandboxRemoving: {"removal": SandboxRemoving, "removed": SandboxGone},
 	}
 	for _, phase := range phases {
@@ -39,14 +41,15 @@ func TestContainerStepExhaustively(t *testing.T) {
 	}
 	events := map[string]ContainerEvent{
 		"made": ContainerMade{}, "request": StartRequest{}, "undone": StartUndone{}, "started": Started{},
+		"update": UpdateRequest{&cri.LinuxContainerResources{}}, "updated": Updated{},
 		"failed": StartFailed{}, "ended": Ended{}, "removal": ContainerRemoval{}, "removed": ContainerRemoved{},
 	}
 	created, running, exited, removing, gone := string(ContainerCreated), string(ContainerRunning), string(ContainerExited), string(ContainerRemoving), string(ContainerGone)
 	legal := map[state]map[string]string{
 		{ContainerCreating, false}: {"made": created, "removal": removing},
-		{ContainerCreated, false}:  {"request": created, "failed": exited, "ended": exited, "removal": removing},
-		{ContainerCreated, true}:   {"undone": created, "started": running, "failed": exited, "ended": exited, "removal": removing},
-		{ContainerRunning, true}:   {"ended": exited, "removal": removing},
+		{ContainerCreated, false}:  {"request": created, "update": created, "failed": exited, "ended": exited, "removal": removing},
+		{ContainerCreated, true}:   {"undone": created, "update": created, "started": running, "failed": exited, "ended": exited, "removal": removing},
+		{ContainerRunning, true}:   {"update": running, "ended": exited, "removal": removing},
 		{ContainerExited, true}:    {"removal": removing},
 		{ContainerRemoving, true}:  {"removal": removing, "removed": gone},
 	}
@@ -89,6 +92,23 @@ func TestReasonOfAnEnd(t *testing.T) {
 		if err != nil || next.Reason != c.want {
 			t.Errorf("%+v: got %q, %v, want %q", c.event, next.Reason, err, c.want)
 		}
+	}
+}
+
+// An update is in force when it is told to be, and not before.
+func TestUpdateOfResources(t *testing.T) {
+	old, wanted := &cri.LinuxContainerResources{CpuShares: 2}, &cri.LinuxContainerResources{CpuShares: 3}
+	c := Container{Phase: ContainerRunning, Resources: old}
+	asked, err := c.Step(UpdateRequest{wanted})
+	if err != nil || asked.Resources != old || asked.Update != wanted {
+		t.Fatalf("%+v, %v", asked, err)
+	}
+	done, err := asked.Step(Updated{wanted})
+	if err != nil || done.Resources != wanted || done.Update != nil || done.Phase != ContainerRunning {
+		t.Errorf("%+v, %v", done, err)
+	}
+	if ended, err := asked.Step(Ended{}); err != nil || ended.Resources != old || ended.Update != nil {
+		t.Errorf("%+v, %v", ended, err)
 	}
 }
 

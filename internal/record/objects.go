@@ -2,11 +2,11 @@ package record
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
-	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/crio-minimal/crio/internal/pod"
 )
@@ -17,25 +17,34 @@ import (
 type (
 	sandboxBody struct {
 		pod.Sandbox
-		Config json.RawMessage
+		Config    json.RawMessage
+		Overhead  json.RawMessage
+		Resources json.RawMessage
 	}
 	containerBody struct {
 		pod.Container
-		Config json.RawMessage
-		User   json.RawMessage
+		Config    json.RawMessage
+		User      json.RawMessage
+		Resources json.RawMessage
+		Update    json.RawMessage
 	}
 )
+
+var errNoConfig = errors.New("the record has no config")
 
 // Sandboxes are the records of the sandboxes.
 type Sandboxes struct{ *Dir }
 
 // Save writes the sandbox; durable where the next step is CNI ADD.
 func (s Sandboxes) Save(value pod.Sandbox, durable Durable) error {
-	config, err := marshal(value.Config)
+	body := sandboxBody{Sandbox: value}
+	err := errors.Join(
+		marshal(&body.Config, value.Config), marshal(&body.Overhead, value.Overhead), marshal(&body.Resources, value.Resources),
+	)
 	if err != nil {
 		return fmt.Errorf("record %s: %w", value.ID, err)
 	}
-	return s.Dir.Save(value.ID, sandboxBody{Sandbox: value, Config: config}, durable)
+	return s.Dir.Save(value.ID, body, durable)
 }
 
 // LoadAll returns every sandbox that can be read, and those that cannot.
@@ -56,11 +65,14 @@ func decodeSandbox(id string, data []byte) (sandboxBody, error) {
 	if err := json.Unmarshal(data, &b); err != nil {
 		return b, err
 	}
-	b.Sandbox.Config = &cri.PodSandboxConfig{}
-	if err := unmarshal(b.Config, b.Sandbox.Config); err != nil {
-		return b, fmt.Errorf("config: %w", err)
+	err := errors.Join(
+		unmarshal("config", b.Config, &b.Sandbox.Config), unmarshal("overhead", b.Overhead, &b.Sandbox.Overhead),
+		unmarshal("resources", b.Resources, &b.Sandbox.Resources),
+	)
+	if b.Sandbox.Config == nil {
+		err = errors.Join(err, errNoConfig)
 	}
-	return b, checkID(id, b.ID)
+	return b, errors.Join(err, checkID(id, b.ID))
 }
 
 // Containers are the records of the containers.
@@ -69,15 +81,15 @@ type Containers struct{ *Dir }
 // Save writes the container. It is never durable: Kubernetes does not reuse a
 // container's layer after a crash of the node, so there is nothing to protect.
 func (c Containers) Save(value pod.Container) error {
-	config, err := marshal(value.Config)
+	body := containerBody{Container: value}
+	err := errors.Join(
+		marshal(&body.Config, value.Config), marshal(&body.User, value.User),
+		marshal(&body.Resources, value.Resources), marshal(&body.Update, value.Update),
+	)
 	if err != nil {
 		return fmt.Errorf("record %s: %w", value.ID, err)
 	}
-	user, err := marshal(value.User)
-	if err != nil {
-		return fmt.Errorf("record %s: %w", value.ID, err)
-	}
-	return c.Dir.Save(value.ID, containerBody{Container: value, Config: config, User: user}, false)
+	return c.Dir.Save(value.ID, body, false)
 }
 
 // LoadAll returns every container that can be read, and those that cannot.
@@ -98,17 +110,14 @@ func decodeContainer(id string, data []byte) (containerBody, error) {
 	if err := json.Unmarshal(data, &b); err != nil {
 		return b, err
 	}
-	b.Container.Config = &cri.ContainerConfig{}
-	if err := unmarshal(b.Config, b.Container.Config); err != nil {
-		return b, fmt.Errorf("config: %w", err)
+	err := errors.Join(
+		unmarshal("config", b.Config, &b.Container.Config), unmarshal("user", b.User, &b.Container.User),
+		unmarshal("resources", b.Resources, &b.Container.Resources), unmarshal("update", b.Update, &b.Container.Update),
+	)
+	if b.Container.Config == nil {
+		err = errors.Join(err, errNoConfig)
 	}
-	if string(b.User) != "null" {
-		b.Container.User = &cri.LinuxContainerUser{}
-		if err := unmarshal(b.User, b.Container.User); err != nil {
-			return b, fmt.Errorf("user: %w", err)
-		}
-	}
-	return b, checkID(id, b.ID)
+	return b, errors.Join(err, checkID(id, b.ID))
 }
 
 func checkID(file, body string) error {
@@ -118,14 +127,31 @@ func checkID(file, body string) error {
 	return nil
 }
 
-func marshal(m proto.Message) (json.RawMessage, error) {
+// marshal writes null for an absent message.
+func marshal(out *json.RawMessage, m proto.Message) (err error) {
 	if !m.ProtoReflect().IsValid() {
-		return json.RawMessage("null"), nil
+		*out = json.RawMessage("null")
+		return nil
 	}
-	return protojson.Marshal(m)
+	*out, err = protojson.Marshal(m)
+	return err
 }
 
-// unmarshal takes fields of a newer API as absent: a record must load after a downgrade.
-func unmarshal(data []byte, m proto.Message) error {
-	return protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(data, m)
+// message is a pointer to a generated message type T.
+type message[T any] interface {
+	*T
+	proto.Message
+}
+
+// unmarshal leaves what is absent, or null, nil. It takes fields of a newer API as
+// absent: a record must load after a downgrade.
+func unmarshal[T any, M message[T]](name string, data []byte, out *M) error {
+	if len(data) == 0 || string(data) == "null" {
+		return nil
+	}
+	*out = new(T)
+	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(data, *out); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
 }

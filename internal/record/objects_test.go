@@ -41,6 +41,7 @@ func fullSandbox() pod.Sandbox {
 			Result: json.RawMessage(`{"ips":[{"address":"10.0.0.2/24"}]}`), IPs: []string{"10.0.0.2", "fd00::2"},
 		},
 		Cgroups: []string{"/kubepods", "/kubepods/podu-1"}, Pause: &pod.Process{Pid: 4711, StartTicks: 1<<64 - 1},
+		Overhead: &cri.LinuxContainerResources{CpuShares: 1}, Resources: &cri.LinuxContainerResources{CpuShares: 2},
 	}
 }
 
@@ -56,6 +57,7 @@ func fullContainer() pod.Container {
 		StopSignal: 3, CreatedAt: 1, StartedAt: 2, FinishedAt: 1<<62 + 3, StartRequested: true,
 		Init: pod.Process{Pid: 1, StartTicks: 2}, ExitCode: -1, Signal: 9, OOMKilled: true,
 		Reason: pod.ReasonOOMKilled, Message: "out of memory\x00", LogDropped: 1<<64 - 1,
+		Resources: &cri.LinuxContainerResources{CpuShares: 3}, Update: &cri.LinuxContainerResources{OomScoreAdj: -4},
 	}
 }
 
@@ -69,20 +71,24 @@ func wantNoEmptyField(t *testing.T, value any) {
 	}
 }
 
+// sameMessage tells nil from empty, as proto.Equal does for typed pointers.
+func sameMessage[T proto.Message](a, b T) bool {
+	return a.ProtoReflect().IsValid() == b.ProtoReflect().IsValid() && proto.Equal(a, b)
+}
+
 func sameSandbox(a, b pod.Sandbox) bool {
-	if !proto.Equal(a.Config, b.Config) {
-		return false
-	}
-	a.Config, b.Config = nil, nil
-	return reflect.DeepEqual(a, b)
+	same := sameMessage(a.Config, b.Config) && sameMessage(a.Overhead, b.Overhead) && sameMessage(a.Resources, b.Resources)
+	a.Config, a.Overhead, a.Resources = nil, nil, nil
+	b.Config, b.Overhead, b.Resources = nil, nil, nil
+	return same && reflect.DeepEqual(a, b)
 }
 
 func sameContainer(a, b pod.Container) bool {
-	if !proto.Equal(a.Config, b.Config) || (a.User == nil) != (b.User == nil) || !proto.Equal(a.User, b.User) {
-		return false
-	}
-	a.Config, b.Config, a.User, b.User = nil, nil, nil, nil
-	return reflect.DeepEqual(a, b)
+	same := sameMessage(a.Config, b.Config) && sameMessage(a.User, b.User) &&
+		sameMessage(a.Resources, b.Resources) && sameMessage(a.Update, b.Update)
+	a.Config, a.User, a.Resources, a.Update = nil, nil, nil, nil
+	b.Config, b.User, b.Resources, b.Update = nil, nil, nil, nil
+	return same && reflect.DeepEqual(a, b)
 }
 
 func loadSandboxes(t *testing.T, root string) ([]pod.Sandbox, []Broken) {
@@ -163,8 +169,8 @@ func TestUnknownFieldsSurvive(t *testing.T) {
 	value := fullSandbox()
 	d := open(t, root, "pods")
 	body := map[string]json.RawMessage{}
-	config, err := marshal(value.Config)
-	if err != nil {
+	var config json.RawMessage
+	if err := marshal(&config, value.Config); err != nil {
 		t.Fatal(err)
 	}
 	ours, err := json.Marshal(sandboxBody{Sandbox: value, Config: config})

@@ -9,18 +9,20 @@ import (
 
 // Pause describes the first process of a pod whose containers share one PID
 // namespace: the built-in program, alone in a read-only root, with no capability.
-// It joins the pod's pinned namespaces and brings a new PID namespace.
+// It joins the pod's pinned namespaces and brings a new PID namespace. The user and,
+// of in.Config, the profiles are those of the sandbox's security context.
 func Pause(in Input) (*specs.Spec, error) {
 	g, err := generate.New("linux")
 	if err != nil {
 		return nil, fmt.Errorf("oci spec template: %w", err)
 	}
-	b := &builder{Input: in, g: &g}
+	b := &builder{Input: in, g: &g, security: in.Config.GetLinux().GetSecurityContext()}
 	g.SetOCIVersion(in.Node.OCIVersion)
 	g.SetRootPath(in.Rootfs)
 	g.SetRootReadonly(true)
 	g.SetProcessArgs([]string{"/pause"})
 	g.SetProcessCwd("/")
+	b.user()
 	g.SetProcessNoNewPrivileges(true)
 	g.ClearProcessEnv()
 	g.ClearProcessRlimits()
@@ -43,8 +45,10 @@ func Pause(in Input) (*specs.Spec, error) {
 	if err := b.oomScore(max(pauseOOMScoreAdj, in.Node.MinOOMScoreAdj)); err != nil {
 		return nil, err
 	}
-	if err := b.paths(); err != nil {
-		return nil, err
+	for _, step := range []func() error{b.paths, b.seccomp, b.apparmor} {
+		if err := step(); err != nil {
+			return nil, err
+		}
 	}
 	return g.Config, nil
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/protobuf/proto"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -48,18 +49,38 @@ func (b *builder) resources() error {
 	if b.Node.PidsLimit > 0 {
 		g.SetLinuxResourcesPidsLimit(b.Node.PidsLimit)
 	}
+	return b.limits(r)
+}
+
+// limits are what an update may change, too.
+func (b *builder) limits(r *cri.LinuxContainerResources) error {
 	if err := b.oomScore(r.GetOomScoreAdj()); err != nil {
 		return err
 	}
-	out := g.Config.Linux.Resources
+	out := b.g.Config.Linux.Resources
+	// A limit equal to that of the memory forbids what cannot be limited.
+	if swap := r.GetMemorySwapLimitInBytes(); !b.Node.Swap && swap != 0 {
+		if swap != r.GetMemoryLimitInBytes() {
+			return errors.New("resources: memory_swap_limit_in_bytes: this node's kernel does not account swap")
+		}
+		r = proto.CloneOf(r)
+		r.MemorySwapLimitInBytes = 0
+		b.clamp("memory_swap_limit_in_bytes: this node's kernel does not account swap")
+	}
 	if err := Resources(out, r, b.Node.CgroupV2); err != nil {
 		return err
 	}
-	// The kubelet sends a limit for every page size, mostly 0; the runtime refuses any.
-	if !b.Node.Hugetlb && len(out.HugepageLimits) > 0 {
-		b.clamp("hugepage_limits: the node has no hugetlb controller")
-		out.HugepageLimits = nil
+	if b.Node.Hugetlb {
+		return nil
 	}
+	// The kubelet sends a limit for every page size, mostly 0; the runtime refuses any.
+	for _, h := range out.HugepageLimits {
+		if h.Limit != 0 {
+			return fmt.Errorf("resources: hugepage_limits: %d bytes of %s: the node has no hugetlb controller", h.Limit, h.Pagesize)
+		}
+		b.clamp("hugepage_limits: the node has no hugetlb controller")
+	}
+	out.HugepageLimits = nil
 	return nil
 }
 
@@ -76,6 +97,9 @@ func Resources(out *specs.LinuxResources, r *cri.LinuxContainerResources, cgroup
 		out.HugepageLimits = nil
 	}
 	for _, h := range r.GetHugepageLimits() {
+		if !pageSize(h.GetPageSize()) {
+			return fmt.Errorf("resources: hugepage_limits: page_size %q is not of the form 2MB", h.GetPageSize())
+		}
 		out.HugepageLimits = append(out.HugepageLimits, specs.LinuxHugepageLimit{Pagesize: h.GetPageSize(), Limit: h.GetLimit()})
 	}
 	if len(r.GetUnified()) > 0 {
@@ -85,6 +109,17 @@ func Resources(out *specs.LinuxResources, r *cri.LinuxContainerResources, cgroup
 		out.Unified = r.GetUnified()
 	}
 	return nil
+}
+
+// pageSize: "<size><unit-prefix>B" (HugepageLimit.page_size), as in the names of the
+// kernel's files.
+func pageSize(s string) bool {
+	number, ok := strings.CutSuffix(s, "B")
+	if !ok || number == "" || !strings.Contains("KMG", number[len(number)-1:]) {
+		return false
+	}
+	_, err := strconv.ParseUint(number[:len(number)-1], 10, 32)
+	return err == nil
 }
 
 func cpu(out *specs.LinuxResources, r *cri.LinuxContainerResources) error {

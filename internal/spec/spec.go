@@ -31,8 +31,8 @@ type Node struct {
 	RecursiveReadOnly bool
 	// IDMap: the runtime can give mounts mappings of their own.
 	IDMap bool
-	// Hugetlb: the controller of huge pages is there.
-	Hugetlb bool
+	// Hugetlb and Swap: huge pages and swap can be limited.
+	Hugetlb, Swap bool
 	// AppArmor: the kernel has it enabled.
 	AppArmor bool
 	// DefaultCapabilities, with or without the CAP_ prefix, are what a pod adds to and drops
@@ -102,6 +102,9 @@ type Input struct {
 	// SeccompProfile is the text of a Localhost profile, or of the node's own
 	// RuntimeDefault; without one RuntimeDefault is the built-in profile.
 	SeccompProfile []byte
+	// Annotations are those that the handler may see, and no others: a runtime takes
+	// orders from them (CVE-2024-3154).
+	Annotations map[string]string
 	// Sysctls are set nowhere else; the pod's own are written into its pinned namespaces.
 	Sysctls map[string]string
 }
@@ -159,17 +162,13 @@ func (b *builder) process() error {
 	}
 	g := b.g
 	g.SetOCIVersion(b.Node.OCIVersion)
+	g.Config.Annotations = b.Annotations
 	g.SetRootPath(b.Rootfs)
 	g.SetRootReadonly(b.readonlyRoot())
 	g.SetProcessArgs(args)
 	g.SetProcessCwd(WorkingDir(b.Config, b.Image))
 	g.SetProcessTerminal(b.Config.GetTty())
-	g.SetProcessUID(b.User.UID)
-	g.SetProcessGID(b.User.GID)
-	g.ClearProcessAdditionalGids()
-	for _, gid := range b.User.Groups {
-		g.AddProcessAdditionalGid(gid)
-	}
+	b.user()
 	g.SetProcessNoNewPrivileges(b.security.GetNoNewPrivs())
 	b.rlimits()
 	if b.Hostname != "" && !b.Namespaces.HostUTS && b.Namespaces.UTS == "" {
@@ -178,6 +177,15 @@ func (b *builder) process() error {
 		g.RemoveHostname()
 	}
 	return b.environment()
+}
+
+func (b *builder) user() {
+	b.g.SetProcessUID(b.User.UID)
+	b.g.SetProcessGID(b.User.GID)
+	b.g.ClearProcessAdditionalGids()
+	for _, gid := range b.User.Groups {
+		b.g.AddProcessAdditionalGid(gid)
+	}
 }
 
 // environment is built from the lowest to the highest authority: node, image, pod.
@@ -296,16 +304,17 @@ func (b *builder) users() {
 	l.UIDMappings, l.GIDMappings = []specs.LinuxIDMapping{n.UIDs}, []specs.LinuxIDMapping{n.GIDs}
 }
 
-// checkUsers refuses identities that the user namespace does not have.
-func (b *builder) checkUsers() error {
-	n := b.Namespaces
+func (b *builder) checkUsers() error { return b.Namespaces.CheckUser(b.User) }
+
+// CheckUser refuses who is nobody in the user namespace.
+func (n Namespaces) CheckUser(u User) error {
 	if n.User == "" {
 		return nil
 	}
-	if b.User.UID >= n.UIDs.Size {
-		return fmt.Errorf("user %d: the pod's user namespace has the IDs below %d only", b.User.UID, n.UIDs.Size)
+	if u.UID >= n.UIDs.Size {
+		return fmt.Errorf("user %d: the pod's user namespace has the IDs below %d only", u.UID, n.UIDs.Size)
 	}
-	for _, gid := range append([]uint32{b.User.GID}, b.User.Groups...) {
+	for _, gid := range append([]uint32{u.GID}, u.Groups...) {
 		if gid >= n.GIDs.Size {
 			return fmt.Errorf("group %d: the pod's user namespace has the IDs below %d only", gid, n.GIDs.Size)
 		}

@@ -26,7 +26,7 @@ func held() []string {
 func podInput(changes ...func(*Input)) Input {
 	in := Input{
 		Node: Node{
-			OCIVersion: "1.2.0", CgroupV2: true, Hugetlb: true, Capabilities: held(), MinOOMScoreAdj: -500, RecursiveReadOnly: true,
+			OCIVersion: "1.2.0", CgroupV2: true, Hugetlb: true, Swap: true, Capabilities: held(), MinOOMScoreAdj: -500, RecursiveReadOnly: true,
 			DefaultCapabilities: []string{"CHOWN", "KILL", "NET_BIND_SERVICE", "SETUID"},
 		},
 		Config: &cri.ContainerConfig{

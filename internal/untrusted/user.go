@@ -76,6 +76,28 @@ func LookupUser(root string, spec UserSpec) (User, error) {
 	return u, err
 }
 
+// UserByNumber resolves a spec without names where there is no image: for run_as_user
+// absent it is user 0.
+func UserByNumber(spec UserSpec) (User, error) {
+	if spec.GID != nil && spec.UID == nil {
+		return User{}, errors.New("user: run_as_group needs run_as_user")
+	}
+	var u User
+	var err error
+	if spec.UID != nil {
+		if u.UID, err = checkID("run_as_user", *spec.UID); err != nil {
+			return User{}, err
+		}
+	}
+	if spec.GID != nil {
+		if u.GID, err = checkID("run_as_group", *spec.GID); err != nil {
+			return User{}, err
+		}
+	}
+	u.Groups, err = database{}.groups(u.GID, "", spec)
+	return u, err
+}
+
 // find returns the user and, for the image's own choice, the group that goes with it.
 func (db database) find(spec UserSpec) (who passwdEntry, group string, err error) {
 	switch {

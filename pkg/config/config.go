@@ -71,6 +71,7 @@ type RuntimeHandler struct {
 	MonitorPath            string   `toml:"monitor_path" rule:"abs" doc:"Path of the container monitor for this handler. Empty: crio.runtime.conmon."`
 	MonitorCgroup          string   `toml:"monitor_cgroup" doc:"Cgroup of this handler's monitors. Empty: crio.runtime.conmon_cgroup."`
 	MonitorEnv             []string `toml:"monitor_env" rule:"env" doc:"Environment of the monitor and of the OCI runtime under it, each NAME=value, added to the daemon's PATH."`
+	AllowedAnnotations     []string `toml:"allowed_annotations" doc:"Annotations of pods and containers that the OCI runtime is given: exact names, or name* for all that begin so. Empty: none. A container's own override those of its pod."`
 	ContainerCreateTimeout int64    `toml:"container_create_timeout" rule:"createtimeout" doc:"Seconds that the OCI runtime may take to create a container; at least 30."`
 }
 
@@ -94,6 +95,7 @@ type Network struct {
 	CNIDefaultNetwork string   `toml:"cni_default_network" doc:"Name of the CNI network for pods. Empty: the first configuration in network_dir, in lexical order of the files."`
 	NetworkDir        string   `toml:"network_dir" alias:"cni-config-dir" rule:"abs,required" doc:"Directory of CNI configurations. Changes in it take effect without a restart."`
 	PluginDirs        []string `toml:"plugin_dirs" alias:"cni-plugin-dir" rule:"abs,required" doc:"Directories of CNI plugins, searched in this order."`
+	ConfTemplate      string   `toml:"conf_template" rule:"abs" doc:"Template (Go text/template) of a network list, which is written into network_dir when the kubelet tells the addresses of the node's pods: {{.PodCIDR}}, or {{range .PodCIDRs}}. Empty: the network plugin has addresses of its own. Not in CRI-O."`
 	CacheDir          string   `toml:"cache_dir" alias:"cni-cache-dir" rule:"abs,required" doc:"Directory in which libcni keeps what each ADD returned, for the DEL. Not in CRI-O."`
 }
 

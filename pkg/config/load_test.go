@@ -181,7 +181,7 @@ internal_wipe = true
 hooks_dir = []
 log_level = "warn"
 [crio.runtime.runtimes.runc]
-allowed_annotations = ["a"]
+runtime_config_path = "a"
 default_annotations = { "x.y/z" = "1" }
 [crio.runtime.workloads.management]
 activation_annotation = "a"
@@ -200,7 +200,7 @@ nri_enable_default_validator = true
 	for _, want := range []string{
 		"crio.internal_wipe (" + file + ":3)",
 		"crio.runtime.hooks_dir (" + file + ":5)",
-		"crio.runtime.runtimes.runc.allowed_annotations (" + file + ":8)",
+		"crio.runtime.runtimes.runc.runtime_config_path (" + file + ":8)",
 		"crio.runtime.runtimes.runc.default_annotations (" + file + ":9)",
 		"crio.runtime.workloads (" + file + ":10)",
 		"crio.nri.default_validator (" + file + ":13)",

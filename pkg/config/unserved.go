@@ -24,7 +24,7 @@ func unserved() []string {
 		uid_mappings gid_mappings minimum_mappable_uid minimum_mappable_gid drop_infra_ctr
 		absent_mount_sources_to_reject enable_pod_events disable_hostport_mapping timezone
 		enable_criu_support additional_artifact_stores workloads.**`)
-	add("crio.runtime.runtimes.*", `runtime_config_path runtime_pull_image monitor_exec_cgroup allowed_annotations
+	add("crio.runtime.runtimes.*", `runtime_config_path runtime_pull_image monitor_exec_cgroup
 		default_annotations.** privileged_without_host_devices container_min_memory platform_runtime_paths.**
 		inherit_default_runtime no_sync_log stream_websockets seccomp_profile exec_cpu_affinity`)
 	add("crio.checkpoint_restore", `container_level_enabled`)
