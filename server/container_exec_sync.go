@@ -9,7 +9,11 @@ import (
 // ExecSync runs a command to its end. Its exit code is part of the answer; an error
 // says that it did not run or did not end in time.
 func (s *Server) ExecSync(ctx context.Context, r *cri.ExecSyncRequest) (*cri.ExecSyncResponse, error) {
-	out, err := s.engine.ExecSync(ctx, r.GetContainerId(), r.GetCmd(), seconds(r.GetTimeout()))
+	timeout, err := seconds(r.GetTimeout())
+	if err != nil {
+		return nil, err
+	}
+	out, err := s.engine.ExecSync(ctx, r.GetContainerId(), r.GetCmd(), timeout)
 	if err != nil {
 		return nil, err
 	}

@@ -25,6 +25,8 @@ type Group struct {
 	// memory, pids and freezer are those of dirs with these controllers. Every
 	// process of the group is in pids, whatever else a sub-group is made in.
 	memory, pids, freezer string
+	// everywhere: a group inside that is in all hierarchies.
+	everywhere bool
 }
 
 // OCIPath is linux.cgroupsPath of the OCI runtime specification.
@@ -82,11 +84,22 @@ func (g Group) Sub(name string) Group {
 	return s
 }
 
-// ExecArgs are the options of runc's and crun's exec that put a command into the
-// group, which must be a Sub of the container's.
+// SubEverywhere is Sub in every hierarchy, for runtimes whose exec cannot be told in
+// which ones. What it uses is charged to the container all the same.
+func (g Group) SubEverywhere(name string) Group {
+	s := g.Sub(name)
+	s.everywhere, s.dirs = true, nil
+	for _, dir := range g.dirs {
+		s.dirs = append(s.dirs, filepath.Join(dir, name))
+	}
+	return s
+}
+
+// ExecArgs are the options of the runtimes' exec that put a command into the group,
+// which must be a Sub (runc) or SubEverywhere (crun) of the container's.
 func (g Group) ExecArgs() []string {
 	name := filepath.Base(g.oci)
-	if g.version == 2 {
+	if g.version == 2 || g.everywhere {
 		return []string{"--cgroup", name}
 	}
 	args := []string{"--cgroup", "pids:" + name}

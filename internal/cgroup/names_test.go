@@ -162,6 +162,10 @@ func TestSubGroups(t *testing.T) {
 		if !slices.Equal(sub.dirs, c.dirs) || sub.KillDir() != c.dirs[0] || !slices.Equal(sub.ExecArgs(), c.args) {
 			t.Errorf("v%d: %v, %s, %v", c.tree.version, sub.dirs, sub.KillDir(), sub.ExecArgs())
 		}
+		all := g.SubEverywhere("exec")
+		if len(all.dirs) != len(g.dirs) || all.KillDir() != c.dirs[0] || !slices.Equal(all.ExecArgs(), []string{"--cgroup", "exec"}) {
+			t.Errorf("v%d, everywhere: %v, %s, %v", c.tree.version, all.dirs, all.KillDir(), all.ExecArgs())
+		}
 	}
 	noFreezer := treeV1(Cgroupfs)
 	delete(noFreezer.roots, "freezer")

@@ -225,6 +225,9 @@ func checkContainer(config *cri.ContainerConfig, box pod.Sandbox) error {
 			return err
 		}
 	}
+	if _, ok := cri.SupplementalGroupsPolicy_name[int32(s.GetSupplementalGroupsPolicy())]; !ok {
+		return fmt.Errorf("supplemental_groups_policy: %d is neither Merge nor Strict", s.GetSupplementalGroupsPolicy())
+	}
 	o := s.GetNamespaceOptions()
 	if o.GetPid() == cri.NamespaceMode_TARGET && o.GetTargetId() == "" {
 		return errors.New("namespace_options.target_id must be set with TARGET")

@@ -62,7 +62,7 @@ func (e *Engine) ExecSync(ctx context.Context, id string, args []string, timeout
 		return oci.Output{}, fmt.Errorf("exec %s: %w", v.ID, err)
 	}
 	defer os.Remove(mark)
-	sub := group.Sub(name)
+	sub := e.execGroup(v.Handler, group, name)
 	if err := sub.Create(); err != nil {
 		return oci.Output{}, fmt.Errorf("exec %s: cgroup: %w", v.ID, err)
 	}
@@ -77,6 +77,14 @@ func (e *Engine) ExecSync(ctx context.Context, id string, args []string, timeout
 		ID: v.ID, Process: process, Reaper: e.configured(v.Handler).Monitor, PidFile: mark + ".pid", CgroupArgs: sub.ExecArgs(),
 	})
 	return out, e.endExec(limited, sub, err, timeout)
+}
+
+// execGroup is the cgroup of a command, inside of its container's.
+func (e *Engine) execGroup(h pod.Handler, container cgroup.Group, name string) cgroup.Group {
+	if e.configured(h).Features.ExecByController {
+		return container.Sub(name)
+	}
+	return container.SubEverywhere(name)
 }
 
 // endExec leaves processes behind only where the command ended by itself: a probe
@@ -124,7 +132,7 @@ func (e *Engine) killExecs(ctx context.Context, v pod.Container) error {
 		if !strings.HasPrefix(entry.Name(), execPrefix) {
 			continue
 		}
-		sub := group.Sub(strings.TrimSuffix(entry.Name(), ".pid"))
+		sub := e.execGroup(v.Handler, group, strings.TrimSuffix(entry.Name(), ".pid"))
 		err = errors.Join(err, sub.Kill(ctx), sub.Remove(ctx), os.Remove(filepath.Join(dir, entry.Name())))
 	}
 	return err

@@ -63,10 +63,14 @@ func (n *Network) generate(values templateValues) error {
 	if err := t.Execute(&out, values); err != nil {
 		return err
 	}
-	if _, err := libcni.NetworkConfFromBytes(out.Bytes()); err != nil {
+	path := filepath.Join(n.ConfDir, generatedFile)
+	list, err := libcni.NetworkConfFromBytes(out.Bytes())
+	if err == nil {
+		err = check(path, list)
+	}
+	if err != nil {
 		return fmt.Errorf("what it makes is no network list: %w", err)
 	}
-	path := filepath.Join(n.ConfDir, generatedFile)
 	old, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err

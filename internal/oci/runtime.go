@@ -45,6 +45,8 @@ type Features struct {
 	Version string
 	// OCIVersion is the newest specification that the runtime accepts.
 	OCIVersion string
+	// ExecByController: exec takes --cgroup CONTROLLER:PATH, as runc's does with cgroup v1.
+	ExecByController bool
 	// RecursiveReadOnly: the mount option "rro" is known.
 	RecursiveReadOnly bool
 	// UserNamespaces: processes can have one (linux.namespaces).
@@ -64,7 +66,7 @@ func Probe(ctx context.Context, path string) (Features, error) {
 		return Features{}, fmt.Errorf("runtime %s: %w", path, err)
 	}
 	version, _, _ := strings.Cut(string(out), "\n")
-	f := Features{Version: version, OCIVersion: oldestOCIVersion}
+	f := Features{Version: version, OCIVersion: oldestOCIVersion, ExecByController: strings.HasPrefix(version, "runc ")}
 	out, err = run(ctx, nil, path, "features")
 	var known features.Features
 	if err != nil || json.Unmarshal(out, &known) != nil {

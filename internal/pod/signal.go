@@ -27,7 +27,7 @@ func StopSignal(config *cri.ContainerConfig, image string) (int, error) {
 	}
 	n, ok := signalNumber(name)
 	if !ok {
-		return 0, fmt.Errorf("stop signal %q is not a signal", name)
+		return 0, fmt.Errorf("stop_signal: %q is not a signal", name)
 	}
 	return n, nil
 }
