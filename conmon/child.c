@@ -105,11 +105,20 @@ int make_pipe(int *reader, int *writer)
 
 int child_create(struct conmon *m)
 {
+	char pid_path[1024];
+	struct text t = text_in(pid_path, sizeof pid_path);
+	/* Whole, since crun leaves its directory for "/" where it makes devices for a user namespace. */
 	const char *tail[] = {
-		"create", "--bundle", m->opt.run_dir, "--pid-file", pid_file, m->opt.id, NULL, NULL, NULL
+		"create", "--bundle", m->opt.run_dir, "--pid-file", pid_path, m->opt.id, NULL, NULL, NULL
 	};
 	cleanup_close int in = -1, out = -1, err = -1;
 	int r;
+
+	text_put(&t, m->opt.run_dir);
+	text_put(&t, "/");
+	text_put(&t, pid_file);
+	if (t.cut)
+		return -ENAMETOOLONG;
 
 	if (unlinkat(m->dir, pid_file, 0) < 0 && errno != ENOENT)
 		return -errno;
@@ -129,6 +138,10 @@ int child_create(struct conmon *m)
 		return r;
 	if ((r = make_nonblocking(m->streams[0].fd)) < 0 || (r = make_nonblocking(m->streams[1].fd)) < 0)
 		return r;
+	/* For who opens /dev/stdout: the runtime has no say over our pipes in a user namespace. */
+	if ((in >= 0 && fchown(in, m->opt.stdio_uid, m->opt.stdio_gid) < 0) ||
+	    fchown(out, m->opt.stdio_uid, m->opt.stdio_gid) < 0 || fchown(err, m->opt.stdio_uid, m->opt.stdio_gid) < 0)
+		return -errno;
 	return spawn(m, tail, (int[3]){ in >= 0 ? in : m->devnull, out, err });
 }
 

@@ -26,6 +26,8 @@ static const struct known {
 	{ "--runtime", VALUE, offsetof(struct options, runtime), 0 },
 	{ "--runtime-arg", LIST, offsetof(struct options, runtime_args), offsetof(struct options, n_runtime_args) },
 	{ "--log-path", VALUE, offsetof(struct options, log_path), 0 },
+	{ "--stdio-uid", VALUE, offsetof(struct options, uid), 0 },
+	{ "--stdio-gid", VALUE, offsetof(struct options, gid), 0 },
 	{ "--log-size-max", VALUE, offsetof(struct options, log_size), 0 },
 	{ "--tty", FLAG, offsetof(struct options, tty), 0 },
 	{ "--stdin", FLAG, offsetof(struct options, use_stdin), 0 },
@@ -62,10 +64,19 @@ static int take_option(struct options *o, char **argv)
 	return -EINVAL;
 }
 
-static int parse(char **argv, struct options *o)
+/* An optional number of at most max. */
+static int parse_option(const char *s, uint64_t max, uint64_t *ret)
 {
 	const char *end = "";
-	uint64_t limit = 0;
+
+	if (s && parse_number(s, &end, ret) < 0)
+		return -EINVAL;
+	return *end || *ret > max ? -EINVAL : 0;
+}
+
+static int parse(char **argv, struct options *o)
+{
+	uint64_t limit = 0, uid = 0, gid = 0;
 	int r;
 
 	while (*argv) {
@@ -73,11 +84,12 @@ static int parse(char **argv, struct options *o)
 			return r;
 		argv += r;
 	}
-	if (o->log_size && parse_number(o->log_size, &end, &limit) < 0)
-		return -EINVAL;
-	if (*end || limit > INT64_MAX)
+	if (parse_option(o->log_size, INT64_MAX, &limit) < 0 || parse_option(o->uid, UINT32_MAX - 1, &uid) < 0 ||
+	    parse_option(o->gid, UINT32_MAX - 1, &gid) < 0)
 		return -EINVAL;
 	o->log_size_max = (int64_t)limit;
+	o->stdio_uid = (uint32_t)uid;
+	o->stdio_gid = (uint32_t)gid;
 	if (!o->id || strlen(o->id) > MAX_ID || !o->run_dir || o->run_dir[0] != '/' || !o->runtime)
 		return -EINVAL;
 	return 0;

@@ -69,10 +69,11 @@ enum {
 };
 
 struct options {
-	const char *id, *run_dir, *runtime, *log_path, *log_size, *oom_file, *pod_oom_file;
+	const char *id, *run_dir, *runtime, *log_path, *log_size, *oom_file, *pod_oom_file, *uid, *gid;
 	const char *runtime_args[MAX_ARGS], *join[MAX_ARGS], *kill[MAX_ARGS];
 	size_t n_runtime_args, n_join, n_kill;
 	int64_t log_size_max;
+	uint32_t stdio_uid, stdio_gid; /* whose the pipes are */
 	bool tty, use_stdin, stdin_once;
 };
 

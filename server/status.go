@@ -28,6 +28,7 @@ func (s *Server) Status(ctx context.Context, r *cri.StatusRequest) (*cri.StatusR
 		Features: &cri.RuntimeFeatures{
 			// The feature is the node's, the runtimes are several: the default one speaks for them.
 			SupplementalGroupsPolicy: true, MountOptions: s.engine.Handlers[s.DefaultHandler].Features.BindOptions,
+			UserNamespacesHostNetwork: true,
 		},
 	}
 	if r.GetVerbose() {
@@ -46,7 +47,12 @@ func (s *Server) Status(ctx context.Context, r *cri.StatusRequest) (*cri.StatusR
 
 func (s *Server) handlers() []*cri.RuntimeHandler {
 	features := func(name string) *cri.RuntimeHandlerFeatures {
-		return &cri.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: s.engine.Handlers[name].Features.RecursiveReadOnly}
+		f := s.engine.Handlers[name].Features
+		return &cri.RuntimeHandlerFeatures{
+			RecursiveReadOnlyMounts: f.RecursiveReadOnly,
+			// "Support for both, user namespaces and idmap mounts" (the proto).
+			UserNamespaces: f.UserNamespaces && f.IDMap && s.engine.ServesUsers() == nil,
+		}
 	}
 	all := []*cri.RuntimeHandler{{Name: "", Features: features(s.DefaultHandler)}}
 	for _, name := range slices.Sorted(maps.Keys(s.engine.Handlers)) {

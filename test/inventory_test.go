@@ -155,7 +155,8 @@ func (n *node) files(inv inventory) {
 			// The storage library leaves a temporary file where it is killed in a write;
 			// the store is shared with other tools, and so nobody else may remove it.
 			base := filepath.Base(path)
-			if !strings.HasPrefix(base, "last_reserved_ip") && !strings.HasPrefix(base, ".tmp-") {
+			// crun's cache of seccomp filters is its own.
+			if !strings.HasPrefix(base, "last_reserved_ip") && !strings.HasPrefix(base, ".tmp-") && base != ".cache" {
 				inv["file "+strings.TrimPrefix(path, n.dir+"/")]++
 			}
 		}

@@ -74,6 +74,12 @@ func newNode(t *testing.T, o options) *node {
 	// Longer than the path of a unix socket may be.
 	n.dir = filepath.Join(t.TempDir(), strings.Repeat("long-", 25))
 	n.socket = n.path("crio.sock")
+	// As the way to /run is on a node: the roots of user namespaces pass here.
+	for dir := filepath.Dir(n.dir); dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
+		if err := os.Chmod(dir, 0o711); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for _, dir := range []string{"cni", "logs", "conf.d"} {
 		if err := os.MkdirAll(n.path(dir), 0o755); err != nil {
 			t.Fatal(err)

@@ -215,14 +215,22 @@ func TestKilledAtRandomNothingIsLeft(t *testing.T) {
 
 // churn makes a pod and takes it away; its calls may fail, since the daemon is killed.
 func (n *node) churn(image string) {
+	n.churnOf(image, func(*cri.PodSandboxConfig) {}, func(*cri.ContainerConfig) {})
+}
+
+// churnOf is churn with a pod and containers that have been changed.
+func (n *node) churnOf(image string, changePod func(*cri.PodSandboxConfig), change func(*cri.ContainerConfig)) {
 	pod := n.podConfig()
+	changePod(pod)
 	a, err := n.RunPodSandbox(n.ctx(), &cri.RunPodSandboxRequest{Config: pod})
 	if err != nil {
 		return
 	}
 	for range 3 {
+		config := n.containerConfig(image, "sleep", "99")
+		change(config)
 		c, err := n.CreateContainer(n.ctx(), &cri.CreateContainerRequest{
-			PodSandboxId: a.GetPodSandboxId(), Config: n.containerConfig(image, "sleep", "99"), SandboxConfig: pod,
+			PodSandboxId: a.GetPodSandboxId(), Config: config, SandboxConfig: pod,
 		})
 		if err != nil {
 			return

@@ -103,7 +103,8 @@ func (e *Engine) makeContainer(ctx context.Context, op *operation, box pod.Sandb
 		return v, err
 	}
 	op.stage("layer")
-	err = e.Layers.Create(ctx, v.ID, img.ID, rootfs.Options{MountLabel: labels.Mount})
+	layer := rootfs.Options{MountLabel: labels.Mount, Users: box.Users()}
+	err = e.Layers.Create(ctx, v.ID, img.ID, layer)
 	if errors.Is(err, rootfs.ErrNotFound) {
 		return v, fault.New(fault.NotFound, "image %s was removed meanwhile: pull it again: %w", img.ID, err)
 	}
@@ -128,7 +129,7 @@ func (e *Engine) makeContainer(ctx context.Context, op *operation, box pod.Sandb
 		return v, err
 	}
 	op.stage("image mounts")
-	if err := e.mountImages(ctx, v); err != nil {
+	if err := e.mountImages(ctx, v, layer); err != nil {
 		return v, err
 	}
 	op.stage("inputs")
@@ -143,12 +144,15 @@ func (e *Engine) makeContainer(ctx context.Context, op *operation, box pod.Sandb
 	}
 	in.User = spec.User{UID: user.UID, GID: user.GID, Groups: user.Groups, Home: user.Home}
 	op.stage("volumes")
-	if in.Volumes, err = e.volumes(v, in); err != nil {
+	if in.Volumes, err = e.volumes(box, v, in); err != nil {
 		return v, err
 	}
 	op.stage("working directory")
-	if err := untrusted.MkdirAllInRoot(v.Rootfs, spec.WorkingDir(v.Config, img.Config), 0o755); err != nil {
+	if err := untrusted.MkdirAllInRoot(v.Rootfs, spec.WorkingDir(v.Config, img.Config), 0o755, rootOf(box)); err != nil {
 		return v, fmt.Errorf("working directory of %s: %w", v.ID, err)
+	}
+	if in.Rootfs, err = e.bindRootfs(box, v.ID, v.Rootfs); err != nil {
+		return v, fmt.Errorf("root file system of %s: %w", v.ID, err)
 	}
 	op.stage("spec")
 	result, err := spec.Container(in)
@@ -242,8 +246,8 @@ func checkContainer(config *cri.ContainerConfig, box pod.Sandbox) error {
 		if err := checkImageMount(m); err != nil {
 			return fmt.Errorf("mounts: %s: %w", m.GetContainerPath(), err)
 		}
-		if len(m.GetUidMappings())+len(m.GetGidMappings()) > 0 {
-			return fault.New(fault.Unimplemented, "mounts: idmapped mounts are not served yet (%s)", m.GetContainerPath())
+		if err := errors.Join(checkMappings(m), checkImageMappings(m, box)); err != nil {
+			return err
 		}
 	}
 	if _, ok := cri.SupplementalGroupsPolicy_name[int32(s.GetSupplementalGroupsPolicy())]; !ok {
@@ -260,5 +264,5 @@ func checkContainer(config *cri.ContainerConfig, box pod.Sandbox) error {
 	if o.GetPid() == cri.NamespaceMode_TARGET && o.GetTargetId() == "" {
 		return errors.New("namespace_options.target_id must be set with TARGET")
 	}
-	return refuseUserNamespace(o)
+	return checkContainerUsers(o, box)
 }

@@ -42,6 +42,10 @@ func (e *Engine) ExecSync(ctx context.Context, id string, args []string, timeout
 	case v.Phase != pod.ContainerRunning:
 		return oci.Output{}, fault.New(fault.FailedPrecondition, "container %s is %s, not running", v.ID, v.Phase)
 	}
+	s, err := e.index.sandbox(v.SandboxID)
+	if err != nil {
+		return oci.Output{}, err
+	}
 	process, err := e.execProcess(v, args)
 	if err != nil {
 		return oci.Output{}, fmt.Errorf("exec %s: %w", v.ID, err)
@@ -67,7 +71,9 @@ func (e *Engine) ExecSync(ctx context.Context, id string, args []string, timeout
 		limited, cancel = context.WithTimeoutCause(ctx, timeout, errExecTimeout)
 	}
 	defer cancel()
+	stdio := onNode(s.snapshot(), v.User)
 	out, err := runtimeOf(v.Handler).ExecSync(limited, oci.Exec{
+		StdioUID: stdio.UID, StdioGID: stdio.GID,
 		ID: v.ID, Process: process, Reaper: e.configured(v.Handler).Monitor, PidFile: mark + ".pid", CgroupArgs: sub.ExecArgs(),
 	})
 	return out, e.endExec(limited, sub, err, timeout)

@@ -19,7 +19,7 @@ func checkPropagation(ctx context.Context, mounts []spec.Mount) error {
 	var asked []spec.Mount
 	var paths []string
 	for _, m := range mounts {
-		if m.GetPropagation() != cri.MountPropagation_PROPAGATION_PRIVATE && m.Source != "" {
+		if m.GetPropagation() != cri.MountPropagation_PROPAGATION_PRIVATE && m.GetImage() == nil {
 			asked, paths = append(asked, m), append(paths, m.Source)
 		}
 	}

@@ -92,7 +92,8 @@ func (e *Engine) containerLabels(box pod.Sandbox, security *cri.LinuxContainerSe
 // container's label. A walk that is given up goes on, and the next one finds what it did.
 func (e *Engine) relabel(ctx context.Context, mounts []spec.Mount, labels selinux.Labels) error {
 	for _, m := range mounts {
-		if !m.GetSelinuxRelabel() || m.Source == "" {
+		// An image has the label of the container's own layer.
+		if !m.GetSelinuxRelabel() || m.GetImage() != nil {
 			continue
 		}
 		_, err := within(ctx, func() (struct{}, error) { return struct{}{}, e.Labels.Relabel(m.Source, labels) })

@@ -46,7 +46,8 @@ func (e *Engine) startContainer(ctx context.Context, op *operation, c *container
 		return err
 	}
 	// Whoever stops the sandbox sets the mark first and then looks for requested starts.
-	if s, err := e.index.sandbox(v.SandboxID); err != nil || s.stopping.Load() || s.snapshot().Phase != pod.SandboxReady {
+	s, err := e.index.sandbox(v.SandboxID)
+	if err != nil || s.stopping.Load() || s.snapshot().Phase != pod.SandboxReady {
 		return errors.Join(fault.New(fault.FailedPrecondition, "sandbox %s is not ready", v.SandboxID),
 			e.commitContainer(c, pod.StartUndone{}))
 	}
@@ -63,7 +64,7 @@ func (e *Engine) startContainer(ctx context.Context, op *operation, c *container
 	committed := make(chan struct{})
 	defer close(committed)
 	conn, status, err := e.spawn(ctx, launch{
-		id: v.ID, parent: v.CgroupParent, handler: v.Handler, logPath: logPath,
+		id: v.ID, parent: v.CgroupParent, handler: v.Handler, logPath: logPath, stdio: onNode(s.snapshot(), v.User),
 		tty: v.Config.GetTty(), stdin: v.Config.GetStdin(), stdinOnce: v.Config.GetStdinOnce(),
 	}, func(x monitor.Exit, err error) {
 		<-committed // the end comes after the start, however short the life

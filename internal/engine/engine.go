@@ -131,7 +131,9 @@ type Engine struct {
 	ops              operations
 	told             told
 	quarantined      []record.Broken
-	logDropped       atomic.Uint64 // bytes, of containers that ended in this daemon's life
+	// usersRefused is why no layer can have the owners of a user namespace; nil where it can.
+	usersRefused error
+	logDropped   atomic.Uint64 // bytes, of containers that ended in this daemon's life
 }
 
 // told are the messages that were logged once. Requests have a say in them, and so
@@ -166,6 +168,9 @@ func New(settings Settings, drivers Drivers, bootID string) (*Engine, error) {
 	e.index.init()
 	e.ops.byKey = map[string]*operation{}
 	e.told.messages = map[string]bool{}
+	if e.usersRefused = drivers.Layers.ServesUsers(); e.usersRefused != nil {
+		e.Log.Warn("pods with user namespaces will be refused", "reason", e.usersRefused)
+	}
 	return e, nil
 }
 
@@ -229,8 +234,9 @@ func runtimeOf(h pod.Handler) oci.Runtime {
 func (e *Engine) node(h Handler) spec.Node {
 	n := e.Settings.Node
 	return spec.Node{
-		OCIVersion: h.Features.OCIVersion, RecursiveReadOnly: h.Features.RecursiveReadOnly, WithoutNodeDevices: h.WithoutNodeDevices,
-		CgroupV2: e.Cgroups.Version() == 2, Hugetlb: e.Cgroups.HasHugetlb(), Swap: e.Cgroups.HasSwap(), Capabilities: n.Capabilities, MinOOMScoreAdj: n.MinOOMScoreAdj,
+		OCIVersion: h.Features.OCIVersion, RecursiveReadOnly: h.Features.RecursiveReadOnly, IDMap: h.Features.IDMap,
+		WithoutNodeDevices: h.WithoutNodeDevices,
+		CgroupV2:           e.Cgroups.Version() == 2, Hugetlb: e.Cgroups.HasHugetlb(), Swap: e.Cgroups.HasSwap(), Capabilities: n.Capabilities, MinOOMScoreAdj: n.MinOOMScoreAdj,
 		AppArmor: n.AppArmor, AppArmorProfile: n.AppArmorProfile, DefaultCapabilities: n.DefaultCapabilities, DefaultEnv: n.DefaultEnv,
 		Rlimits: n.Rlimits, HardLimits: n.HardLimits, PidsLimit: n.PidsLimit, ReadOnly: n.ReadOnly,
 	}

@@ -68,6 +68,19 @@ func checkImageMount(m *cri.Mount) error {
 	return nil
 }
 
+// checkImageMappings: the owners in an image are those of the pod's user namespace
+// without being asked for; no others can be had.
+func checkImageMappings(m *cri.Mount, box pod.Sandbox) error {
+	if m.GetImage() == nil || len(m.GetUidMappings())+len(m.GetGidMappings()) == 0 {
+		return nil
+	}
+	mapped, err := pod.UsersOf(&cri.NamespaceOption{UsernsOptions: &cri.UserNamespace{Uids: m.GetUidMappings(), Gids: m.GetGidMappings()}})
+	if err != nil || mapped != box.Users() {
+		return fmt.Errorf("mounts: uidMappings and gidMappings of %s: those of an image can only be its pod's", m.GetContainerPath())
+	}
+	return nil
+}
+
 // imageMounts finds the images that the container mounts.
 func (e *Engine) imageMounts(ctx context.Context, config *cri.ContainerConfig) ([]pod.ImageMount, error) {
 	var found []pod.ImageMount
@@ -93,10 +106,12 @@ func (e *Engine) imageMounts(ctx context.Context, config *cri.ContainerConfig) (
 // Each is a layer of the container's own, like its root file system: the store knows by
 // it that the image is in use, for every tool and after every crash, and any layer that
 // can be a root file system can be mounted. Nothing is ever written to it.
-func (e *Engine) mountImages(ctx context.Context, v pod.Container) error {
+//
+// like are the options of the container's own layer: an image has its owners and label.
+func (e *Engine) mountImages(ctx context.Context, v pod.Container, like rootfs.Options) error {
 	for _, m := range v.ImageMounts {
 		asked := v.Config.GetMounts()[m.Mount]
-		err := e.mountImage(ctx, v.ID, m, asked.GetImageSubPath())
+		err := e.mountImage(ctx, v, m, like)
 		switch {
 		case errors.Is(err, rootfs.ErrNotFound):
 			return fault.New(fault.NotFound, "mounts: %s: image %s was removed meanwhile: pull it again: %w", asked.GetContainerPath(), m.ImageID, err)
@@ -107,9 +122,10 @@ func (e *Engine) mountImages(ctx context.Context, v pod.Container) error {
 	return nil
 }
 
-func (e *Engine) mountImage(ctx context.Context, id string, m pod.ImageMount, subPath string) error {
+func (e *Engine) mountImage(ctx context.Context, v pod.Container, m pod.ImageMount, like rootfs.Options) error {
+	id, subPath := v.ID, v.Config.GetMounts()[m.Mount].GetImageSubPath()
 	layer := pod.ImageLayer(id, m.Mount)
-	if err := e.Layers.Create(ctx, layer, m.ImageID, rootfs.Options{}); err != nil {
+	if err := e.Layers.Create(ctx, layer, m.ImageID, like); err != nil {
 		return err
 	}
 	root, err := e.Layers.Mount(ctx, layer)

@@ -131,7 +131,7 @@ func (e *Engine) sandboxAlive(v pod.Sandbox) error {
 		return errors.New("the node was rebooted")
 	}
 	n := e.podNamespaces(v)
-	for _, path := range []string{n.Net, n.UTS, n.IPC} {
+	for _, path := range []string{n.Net, n.UTS, n.IPC, n.User} {
 		if path != "" && !netns.Pinned(path) {
 			return fmt.Errorf("namespace %s is gone", path)
 		}
@@ -372,15 +372,17 @@ func (e *Engine) directories(path string) []string {
 // system of the pause process, which is the binary alone.
 func (e *Engine) MakeRunDirectories() error {
 	l := e.Layout
-	for _, dir := range []string{l.SandboxDirs(), l.ContainerDirs(), l.PauseRootfs(), l.PauseRootfs() + "/proc", l.PauseRootfs() + "/dev", l.PauseRootfs() + "/sys"} {
+	for _, dir := range []string{l.SandboxDirs(), l.ContainerDirs()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("run directory: %w", err)
 		}
 	}
-	// The user that a sandbox asks for has to reach the program in it; nobody else comes
-	// by the directories above.
-	if err := os.Chmod(l.PauseRootfs(), 0o755); err != nil {
-		return fmt.Errorf("run directory: %w", err)
+	// The user that a sandbox asks for has to reach the program in it, and who is root in
+	// a user namespace. There is nothing else in it.
+	for _, dir := range []string{l.PauseRootfs(), l.PauseRootfs() + "/proc", l.PauseRootfs() + "/dev", l.PauseRootfs() + "/sys"} {
+		if err := errors.Join(os.MkdirAll(dir, 0o755), os.Chmod(dir, 0o755)); err != nil {
+			return fmt.Errorf("run directory: %w", err)
+		}
 	}
 	data, err := os.ReadFile(e.Pause)
 	if err != nil {

@@ -9,7 +9,6 @@ import (
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/crio-minimal/crio/internal/fault"
 	"github.com/crio-minimal/crio/internal/untrusted"
 )
 
@@ -49,7 +48,7 @@ func (e *Engine) checkSandbox(config *cri.PodSandboxConfig) error {
 	if err := checkPorts(config.GetPortMappings()); err != nil {
 		return err
 	}
-	if err := refuseUserNamespace(options); err != nil {
+	if err := checkSandboxUsers(security); err != nil {
 		return err
 	}
 	if options.GetNetwork() != cri.NamespaceMode_NODE {
@@ -91,12 +90,4 @@ func checkPorts(ports []*cri.PortMapping) error {
 		}
 	}
 	return nil
-}
-
-func refuseUserNamespace(o *cri.NamespaceOption) error {
-	u := o.GetUsernsOptions()
-	if u == nil || u.GetMode() == cri.NamespaceMode_NODE {
-		return nil
-	}
-	return fault.New(fault.Unimplemented, "namespace_options.userns_options: user namespaces are not served yet")
 }

@@ -4,14 +4,69 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/crio-minimal/crio/internal/pod"
 	"github.com/crio-minimal/crio/internal/sys"
 )
+
+// sandboxFiles makes what the containers share: resolv.conf, hostname, /dev/shm.
+func (e *Engine) sandboxFiles(v pod.Sandbox) error {
+	dir := e.Layout.SandboxDir(v.ID)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	resolv, err := resolvConf(v.Config.GetDnsConfig())
+	if err != nil {
+		return err
+	}
+	if err := e.sandboxFile(v, "resolv.conf", resolv); err != nil {
+		return err
+	}
+	hostname, err := e.hostname(v)
+	if err != nil {
+		return err
+	}
+	if err := e.sandboxFile(v, "hostname", []byte(hostname+"\n")); err != nil {
+		return err
+	}
+	if v.HostIPC() {
+		return nil
+	}
+	shm := e.Layout.Shm(v.ID)
+	if err := os.MkdirAll(shm, 0o700); err != nil {
+		return err
+	}
+	options := e.Labels.MountOptions(shmOptions(v), labelsOf(v))
+	if err := unix.Mount("shm", shm, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, options); err != nil {
+		return fmt.Errorf("mount %s: %w", shm, err)
+	}
+	return nil
+}
+
+// shmOptions are the size of a pod's /dev/shm that users of other runtimes know, and its owner.
+func shmOptions(v pod.Sandbox) string {
+	root := rootOf(v)
+	return fmt.Sprintf("mode=1777,size=65536k,uid=%d,gid=%d", root.UID, root.GID)
+}
+
+// sandboxFile writes a file of the pod's. It is the root's of the containers, as if it
+// were in their image.
+func (e *Engine) sandboxFile(v pod.Sandbox, name string, data []byte) error {
+	path, root := filepath.Join(e.Layout.SandboxDir(v.ID), name), rootOf(v)
+	if err := sys.WriteFile(path, data, 0o644); err != nil {
+		return err
+	}
+	if err := os.Chown(path, root.UID, root.GID); err != nil {
+		return err
+	}
+	return e.Labels.LabelFile(path, v.MountLabel)
+}
 
 // resolvConf writes what the pod asks for (resolv.conf(5)), or copies the node's for
 // one that asks for nothing.
@@ -55,7 +110,7 @@ func (e *Engine) hostsFile(v pod.Sandbox, n *pod.Network) error {
 		if err != nil && !os.IsNotExist(err) {
 			return err
 		}
-		return e.podFile(v, "hosts", data)
+		return e.sandboxFile(v, "hosts", data)
 	}
 	var out bytes.Buffer
 	out.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n")
@@ -64,16 +119,7 @@ func (e *Engine) hostsFile(v pod.Sandbox, n *pod.Network) error {
 			fmt.Fprintf(&out, "%s\t%s\n", ip, v.Config.GetHostname())
 		}
 	}
-	return e.podFile(v, "hosts", out.Bytes())
-}
-
-// podFile writes one of the files that the containers of a pod share.
-func (e *Engine) podFile(v pod.Sandbox, name string, data []byte) error {
-	path := e.Layout.SandboxDir(v.ID) + "/" + name
-	if err := sys.WriteFile(path, data, 0o644); err != nil {
-		return err
-	}
-	return e.Labels.LabelFile(path, v.MountLabel)
+	return e.sandboxFile(v, "hosts", out.Bytes())
 }
 
 // cutSysctl takes "name=value" apart.

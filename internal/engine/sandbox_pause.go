@@ -21,8 +21,12 @@ func (e *Engine) startPause(ctx context.Context, s *sandbox) (*pod.Process, erro
 	if err != nil {
 		return nil, fmt.Errorf("pause %s: %w", v.ID, err)
 	}
+	root, err := e.bindRootfs(v, v.ID, e.Layout.PauseRootfs())
+	if err != nil {
+		return nil, fmt.Errorf("pause %s: root file system: %w", v.ID, err)
+	}
 	in := spec.Input{
-		Node: e.node(h), Rootfs: e.Layout.PauseRootfs(), Namespaces: e.podNamespaces(v), CgroupsPath: group.OCIPath(),
+		Node: e.node(h), Rootfs: root, Namespaces: e.podNamespaces(v), CgroupsPath: group.OCIPath(),
 		Config: pauseConfig(v.Config),
 	}
 	if in.User, err = pauseUser(v.Config.GetLinux().GetSecurityContext()); err != nil {

@@ -7,7 +7,6 @@ import (
 	"os"
 	"time"
 
-	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/crio-minimal/crio/internal/fault"
@@ -18,9 +17,6 @@ import (
 	"github.com/crio-minimal/crio/internal/untrusted"
 )
 
-// shmOptions is the size of a pod's /dev/shm that users of other runtimes know.
-const shmOptions = "mode=1777,size=65536k"
-
 // RunSandbox makes a sandbox and returns its ID when it is ready. A call with the
 // metadata of one that is being made joins it; with that of a ready one returns its ID.
 func (e *Engine) RunSandbox(ctx context.Context, config *cri.PodSandboxConfig, handlerName string) (string, error) {
@@ -30,6 +26,9 @@ func (e *Engine) RunSandbox(ctx context.Context, config *cri.PodSandboxConfig, h
 	}
 	if err := e.checkSandbox(config); err != nil {
 		return "", fault.As(fault.InvalidArgument, err)
+	}
+	if err := e.canHaveUsers(config, h); err != nil {
+		return "", err
 	}
 	key := pod.KeyOfSandbox(config.GetMetadata())
 	return e.run(ctx, opKey{"run sandbox", key.String()}, createBudget, func(ctx context.Context, op *operation) (string, error) {
@@ -111,7 +110,7 @@ func (e *Engine) makeSandbox(ctx context.Context, op *operation, s *sandbox) err
 		return err
 	}
 	kinds := netns.Kinds{
-		Net: !v.HostNetwork(), IPC: !v.HostIPC(), UTS: !v.HostNetwork(),
+		Net: !v.HostNetwork(), IPC: !v.HostIPC(), UTS: !v.HostNetwork(), Users: v.Users(), Holder: e.Pause,
 		Hostname: v.Config.GetHostname(), Sysctls: sysctls,
 	}
 	if err := netns.Create(ctx, e.Layout.NamespaceDir(v.ID), kinds); err != nil {
@@ -232,40 +231,10 @@ func (e *Engine) podNamespaces(v pod.Sandbox) spec.Namespaces {
 	if !n.HostIPC {
 		n.IPC = e.Layout.Namespace(v.ID, "ipc")
 	}
+	if u := v.Users(); u.Private() {
+		joinUsers(&n, u, e.Layout.Namespace(v.ID, "user"))
+	}
 	return n
-}
-
-// sandboxFiles makes what the containers share: resolv.conf, hostname, /dev/shm.
-func (e *Engine) sandboxFiles(v pod.Sandbox) error {
-	dir := e.Layout.SandboxDir(v.ID)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	resolv, err := resolvConf(v.Config.GetDnsConfig())
-	if err != nil {
-		return err
-	}
-	if err := e.podFile(v, "resolv.conf", resolv); err != nil {
-		return err
-	}
-	hostname, err := e.hostname(v)
-	if err != nil {
-		return err
-	}
-	if err := e.podFile(v, "hostname", []byte(hostname+"\n")); err != nil {
-		return err
-	}
-	if v.HostIPC() {
-		return nil
-	}
-	shm := e.Layout.Shm(v.ID)
-	if err := os.MkdirAll(shm, 0o700); err != nil {
-		return err
-	}
-	if err := unix.Mount("shm", shm, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, e.Labels.MountOptions(shmOptions, labelsOf(v))); err != nil {
-		return fmt.Errorf("mount %s: %w", shm, err)
-	}
-	return nil
 }
 
 // hostname of the pod; on the host network it is the node's.

@@ -99,6 +99,9 @@ func (e *Engine) stopPause(ctx context.Context, s *sandbox) error {
 	if err := e.killProcesses(ctx, v.Handler, v.Config.GetLinux().GetCgroupParent(), v.ID); err != nil {
 		return fmt.Errorf("stop pause %s: %w", v.ID, err)
 	}
+	if err := unmount(e.Layout.Rootfs(v.ID)); err != nil {
+		return fmt.Errorf("stop pause %s: %w", v.ID, err)
+	}
 	return removeAll(e.Layout.ContainerDir(v.ID))
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/crio-minimal/crio/internal/cgroup"
 	"github.com/crio-minimal/crio/internal/monitor"
 	"github.com/crio-minimal/crio/internal/pod"
+	"github.com/crio-minimal/crio/internal/untrusted"
 )
 
 // launch is a process to be started under a monitor: a container's or a pod's pause.
@@ -17,6 +18,7 @@ type launch struct {
 	id, parent string
 	handler    pod.Handler
 	logPath    string
+	stdio      untrusted.Owner // of the pipes
 	tty        bool
 	stdin      bool
 	stdinOnce  bool
@@ -40,6 +42,7 @@ func (e *Engine) spawn(ctx context.Context, l launch, onExit func(monitor.Exit, 
 		ID: l.id, Path: h.Monitor, Env: h.MonitorEnv, RunDir: e.Layout.ContainerDir(l.id),
 		Runtime: l.handler.Path, RuntimeArgs: runtimeOf(l.handler).GlobalArgs(),
 		LogPath: l.logPath, LogSizeMax: max(e.LogSizeMax, 0),
+		StdioUID: uint32(l.stdio.UID), StdioGID: uint32(l.stdio.GID),
 		TTY: l.tty, Stdin: l.stdin, StdinOnce: l.stdinOnce,
 		JoinCgroup: own.JoinFiles(), KillCgroup: []string{container.KillDir()},
 		OOMFile: container.OOMFile(), PodOOMFile: e.Cgroups.PodOOMFile(l.parent),

@@ -62,6 +62,9 @@ func (e *Engine) tearDownContainer(ctx context.Context, op *operation, v pod.Con
 		return fmt.Errorf("mounts of %s: %w", v.ID, err)
 	}
 	op.stage("layer")
+	if err := unmount(e.Layout.Rootfs(v.ID)); err != nil {
+		return fmt.Errorf("root file system of %s: %w", v.ID, err)
+	}
 	if err := e.removeLayers(ctx, v); err != nil {
 		return fmt.Errorf("layer %s: %w", v.ID, err)
 	}

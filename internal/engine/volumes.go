@@ -27,7 +27,7 @@ const maxVolumes = 128
 // there, count as what the container wrote, and go with it. That layer is writable, but
 // for a read-only root file system: there they are bound over themselves, since whoever
 // declares a volume expects to write to it.
-func (e *Engine) volumes(v pod.Container, in spec.Input) ([]spec.Volume, error) {
+func (e *Engine) volumes(box pod.Sandbox, v pod.Container, in spec.Input) ([]spec.Volume, error) {
 	var out []spec.Volume
 	paths := volumePaths(in.Image)
 	if len(paths) > maxVolumes {
@@ -37,7 +37,7 @@ func (e *Engine) volumes(v pod.Container, in spec.Input) ([]spec.Volume, error) 
 		if in.Covered(target) {
 			continue
 		}
-		if err := untrusted.MkdirAllInRoot(v.Rootfs, target, 0o755); err != nil {
+		if err := untrusted.MkdirAllInRoot(v.Rootfs, target, 0o755, rootOf(box)); err != nil {
 			return nil, fault.New(fault.InvalidArgument, "volume %s of image %s: %w", target, v.ImageName, err)
 		}
 		if !in.ReadOnlyRoot() {

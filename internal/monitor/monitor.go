@@ -101,6 +101,9 @@ type Spec struct {
 	// TTY gives the container a pseudo-terminal. Stdin keeps its input open for attached
 	// clients, StdinOnce closes it when the first of them is done.
 	TTY, Stdin, StdinOnce bool
+	// StdioUID and StdioGID are whose the pipes are on which the container's output comes,
+	// by the IDs of the node.
+	StdioUID, StdioGID uint32
 	// JoinCgroup are the cgroup.procs files of the monitor's own cgroup. Where CgroupFD,
 	// the descriptor of a v2 cgroup directory, is above 0, the monitor is born in that
 	// one instead. The descriptor stays the caller's.

@@ -101,6 +101,10 @@ func (s Spec) arguments() []string {
 	}
 	add("--runtime-arg", s.RuntimeArgs...)
 	add("--log-path", s.LogPath)
+	if s.StdioUID != 0 || s.StdioGID != 0 {
+		add("--stdio-uid", strconv.FormatUint(uint64(s.StdioUID), 10))
+		add("--stdio-gid", strconv.FormatUint(uint64(s.StdioGID), 10))
+	}
 	if s.LogSizeMax > 0 {
 		add("--log-size-max", strconv.FormatInt(s.LogSizeMax, 10))
 	}

@@ -15,12 +15,17 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/crio-minimal/crio/internal/pod"
 	"github.com/crio-minimal/crio/internal/sys"
 )
 
 // Kinds says which namespaces to make and how to set them up.
 type Kinds struct {
 	Net, IPC, UTS bool
+	// Users, where it is private, is a user namespace that the others belong to. Its first
+	// process is Holder for a moment, a program that does nothing until it is killed.
+	Users  pod.Users
+	Holder string
 	// Hostname is set in the UTS namespace.
 	Hostname string
 	// Sysctls are written inside; the caller has checked that each belongs to one
@@ -62,12 +67,8 @@ func Create(ctx context.Context, dir string, k Kinds) error {
 		return err
 	}
 	return onThread(ctx, func() error {
-		flags := 0
-		for _, c := range k.list() {
-			flags |= c.flag
-		}
-		if err := unix.Unshare(flags); err != nil {
-			return fmt.Errorf("unshare: %w", err)
+		if err := leave(dir, k); err != nil {
+			return err
 		}
 		if err := setUp(k); err != nil {
 			return err
@@ -79,6 +80,22 @@ func Create(ctx context.Context, dir string, k Kinds) error {
 		}
 		return nil
 	})
+}
+
+// leave takes this thread into new namespaces. The user namespace it does not enter,
+// which a process with more threads than one cannot; it pins it.
+func leave(dir string, k Kinds) error {
+	flags := 0
+	for _, c := range k.list() {
+		flags |= c.flag
+	}
+	if !k.Users.Private() {
+		if err := unix.Unshare(flags); err != nil {
+			return fmt.Errorf("unshare: %w", err)
+		}
+		return nil
+	}
+	return leaveWithUsers(dir, k, flags)
 }
 
 // pin keeps a namespace of this thread alive without a process.
@@ -138,7 +155,11 @@ func setUp(k Kinds) error {
 	for name, value := range k.Sysctls {
 		// Dots part the name; a slash stands for a dot inside a part (sysctl(8)).
 		path := "/proc/sys/" + strings.NewReplacer(".", "/", "/", ".").Replace(name)
-		if err := os.WriteFile(path, []byte(value), 0); err != nil {
+		write := func() error { return os.WriteFile(path, []byte(value), 0) }
+		if k.Users.Private() && !strings.HasPrefix(path, "/proc/sys/net/") {
+			write = asUser(k.Users.UIDs.Host, write)
+		}
+		if err := write(); err != nil {
 			return fmt.Errorf("%w %s=%s: %w", ErrSysctl, name, value, err)
 		}
 	}

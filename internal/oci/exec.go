@@ -35,6 +35,8 @@ type Exec struct {
 	Reaper string
 	// PidFile is made by the runtime and removed at the end.
 	PidFile string
+	// StdioUID and StdioGID are whose the pipes of the command are, by the IDs of the node.
+	StdioUID, StdioGID int
 	// CgroupArgs are options of the exec command that put it and all that it forks
 	// into a cgroup of its own; none leaves it in the container's.
 	CgroupArgs []string
@@ -83,6 +85,11 @@ func (r Runtime) ExecSync(ctx context.Context, e Exec) (Output, error) {
 		return Output{}, fmt.Errorf("exec %s: %w", e.ID, err)
 	}
 	defer stderr.close()
+	for _, s := range []*stream{stdout, stderr} {
+		if err := s.w.Chown(e.StdioUID, e.StdioGID); err != nil {
+			return Output{}, fmt.Errorf("exec %s: %w", e.ID, err)
+		}
+	}
 	cmd.Stdout, cmd.Stderr = stdout.w, stderr.w
 	if err := cmd.Start(); err != nil {
 		return Output{}, fmt.Errorf("exec %s: %w", e.ID, err)

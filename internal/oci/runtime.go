@@ -54,6 +54,10 @@ type Features struct {
 	// NetDevices: linux.netDevices of the specification has an effect. A runtime that does
 	// not know it passes over it without a word.
 	NetDevices bool
+	// UserNamespaces: processes can have one (linux.namespaces).
+	UserNamespaces bool
+	// IDMap: mounts can have mappings of their own (linux.mountExtensions.idmap).
+	IDMap bool
 }
 
 // oldestOCIVersion is what a runtime without the features command is given.
@@ -77,8 +81,10 @@ func Probe(ctx context.Context, path string) (Features, error) {
 	has := func(option string) bool { return slices.Contains(known.MountOptions, option) }
 	f.RecursiveReadOnly = has("rro")
 	f.BindOptions = has("noexec") && has("nodev") && has("nosuid")
-	if l := known.Linux; l != nil && l.NetDevices != nil && l.NetDevices.Enabled != nil {
-		f.NetDevices = *l.NetDevices.Enabled
+	if l := known.Linux; l != nil {
+		f.NetDevices = l.NetDevices != nil && l.NetDevices.Enabled != nil && *l.NetDevices.Enabled
+		f.UserNamespaces = slices.Contains(l.Namespaces, "user")
+		f.IDMap = l.MountExtensions != nil && l.MountExtensions.IDMap != nil && l.MountExtensions.IDMap.Enabled != nil && *l.MountExtensions.IDMap.Enabled
 	}
 	return f, nil
 }

@@ -36,7 +36,7 @@ func TestAcceptedVersionIsTheLowerOfOursAndTheirs(t *testing.T) {
 
 func TestProbe(t *testing.T) {
 	f, err := Probe(t.Context(), "runc")
-	if err != nil || !strings.HasPrefix(f.Version, "runc version ") || !strings.HasPrefix(f.OCIVersion, "1.") || !f.RecursiveReadOnly || !f.BindOptions {
+	if err != nil || !strings.HasPrefix(f.Version, "runc version ") || !strings.HasPrefix(f.OCIVersion, "1.") || !f.RecursiveReadOnly || !f.BindOptions || !f.UserNamespaces {
 		t.Errorf("the real runc: %+v, %v", f, err)
 	}
 	for _, tt := range []struct {
@@ -49,6 +49,9 @@ func TestProbe(t *testing.T) {
 		{"without rro", `[ $1 = --version ] && echo v || echo '{"ociVersionMax":"1.0.0","mountOptions":["ro"]}'`, Features{Version: "v", OCIVersion: "1.0.0"}, ""},
 		{"bind options", `[ $1 = --version ] && echo v || echo '{"ociVersionMax":"1.0.0","mountOptions":["nosuid","nodev","noexec"],"linux":{"netDevices":{"enabled":true}}}'`, Features{Version: "v", OCIVersion: "1.0.0", BindOptions: true, NetDevices: true}, ""},
 		{"two of three bind options", `[ $1 = --version ] && echo v || echo '{"ociVersionMax":"1.0.0","mountOptions":["nosuid","nodev"],"linux":{"netDevices":{}}}'`, Features{Version: "v", OCIVersion: "1.0.0"}, ""},
+		{"user namespaces and idmapped mounts", `[ $1 = --version ] && echo v || echo '{"ociVersionMax":"1.0.0","linux":{"namespaces":["net","user"],"mountExtensions":{"idmap":{"enabled":true}}}}'`,
+			Features{Version: "v", OCIVersion: "1.0.0", UserNamespaces: true, IDMap: true}, ""},
+		{"neither", `[ $1 = --version ] && echo v || echo '{"ociVersionMax":"1.0.0","linux":{"mountExtensions":{"idmap":{}}}}'`, Features{Version: "v", OCIVersion: "1.0.0"}, ""},
 		{"failing", "echo first >&2; echo the reason >&2; exit 3", Features{}, "exit status 3: the reason"},
 	} {
 		f, err := Probe(t.Context(), script(t, tt.text))

@@ -57,7 +57,7 @@ func (l Layout) SandboxDir(id string) string { return filepath.Join(l.SandboxDir
 // NamespaceDir holds the pinned namespaces of a pod.
 func (l Layout) NamespaceDir(id string) string { return filepath.Join(l.SandboxDir(id), "ns") }
 
-// Namespace is the file that pins one namespace: net, ipc, uts, or the shared pid.
+// Namespace is the file that pins one namespace: user, net, ipc, uts, or the shared pid.
 func (l Layout) Namespace(id, kind string) string { return filepath.Join(l.NamespaceDir(id), kind) }
 
 // Shm is the mount point of a pod's /dev/shm.
@@ -69,6 +69,10 @@ func (l Layout) ContainerDirs() string { return filepath.Join(l.Run, "containers
 // ContainerDir is a container's bundle; its monitor's socket and exit record are there too.
 // A pause process has the one of its sandbox's ID.
 func (l Layout) ContainerDir(id string) string { return filepath.Join(l.ContainerDirs(), id) }
+
+// Rootfs is where the root file system of a process in a user namespace is bound, since
+// the storage's own directories are closed to the root of that namespace.
+func (l Layout) Rootfs(id string) string { return filepath.Join(l.ContainerDir(id), "rootfs") }
 
 // TargetNamespace is the file that pins the PID namespace of another container, which
 // this one is to join.

@@ -139,6 +139,15 @@ func (s Sandbox) HostIPC() bool { return s.namespaces().GetIpc() == cri.Namespac
 // SharesPID tells whether the containers share one PID namespace, which then needs a pause process.
 func (s Sandbox) SharesPID() bool { return s.namespaces().GetPid() == cri.NamespaceMode_POD }
 
+// Users of the pod's processes. The record has only what UsersOf has taken.
+func (s Sandbox) Users() Users {
+	u, err := UsersOf(s.namespaces())
+	if err != nil {
+		return Users{}
+	}
+	return u
+}
+
 func (s Sandbox) namespaces() *cri.NamespaceOption {
 	return s.Config.GetLinux().GetSecurityContext().GetNamespaceOptions()
 }

@@ -15,6 +15,8 @@ import (
 	"go.podman.io/storage"
 	"go.podman.io/storage/pkg/mount"
 	"golang.org/x/sys/unix"
+
+	"github.com/crio-minimal/crio/internal/pod"
 )
 
 // ErrNotFound: there is no such container layer, or no such image. Test with errors.Is.
@@ -29,6 +31,9 @@ type Options struct {
 	MountLabel string
 	// Metadata is kept with the layer and has no meaning here.
 	Metadata string
+	// Users of the container: the image's files belong to them when it is mounted, and
+	// so do the files that they write. The zero value are the node's.
+	Users pod.Users
 }
 
 // Store creates, mounts and removes container layers. Methods may be called
@@ -118,6 +123,11 @@ func (s *Store) create(id, imageID string, opts Options) error {
 		return err
 	}
 	co := &storage.ContainerOptions{Volatile: true, LabelOpts: []string{"disable"}}
+	if opts.Users.Private() {
+		if co.UIDMap, co.GIDMap, err = s.mappings(opts.Users); err != nil {
+			return err
+		}
+	}
 	if opts.MountLabel != "" {
 		// The library wants both or none, and only stores the first.
 		co.Flags = map[string]any{"ProcessLabel": opts.MountLabel, "MountLabel": opts.MountLabel}
@@ -218,6 +228,9 @@ func (s *Store) Unmount(ctx context.Context, id string) error {
 func (s *Store) unmount(layer string) error {
 	merged, err := s.dir(layer, "MergedDir")
 	if err != nil {
+		return err
+	}
+	if err := unmountMapped(filepath.Join(filepath.Dir(merged), "mapped")); err != nil {
 		return err
 	}
 	count, err := s.store.Mounted(layer)

@@ -43,7 +43,11 @@ func (b *builder) mounts() error {
 			return err
 		}
 		all = slices.DeleteFunc(all, func(o specs.Mount) bool { return o.Destination == target })
-		all = append(all, specs.Mount{Destination: target, Type: "bind", Source: m.Source, Options: options})
+		mount := specs.Mount{Destination: target, Type: "bind", Source: m.Source, Options: options}
+		if err := b.mapMount(m.Mount, &mount); err != nil {
+			return err
+		}
+		all = append(all, mount)
 		shared = shared || m.GetPropagation() != cri.MountPropagation_PROPAGATION_PRIVATE
 	}
 	slices.SortStableFunc(all, func(x, y specs.Mount) int {
@@ -77,11 +81,21 @@ func (b *builder) kernelMounts() []specs.Mount {
 	if b.privileged() {
 		access = "rw"
 	}
+	sys := specs.Mount{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", access}}
+	if b.Namespaces.User != "" && b.Namespaces.HostNet {
+		// The kernel lets nobody mount it who does not own the network namespace.
+		sys = bind("/sys", "/sys", "nosuid", "noexec", "nodev", b.recursive(access))
+	}
+	terminals := []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"}
+	const tty = 5 // the group of terminals in Debian and most others
+	if b.Namespaces.User == "" || b.Namespaces.GIDs.Size > tty {
+		terminals = append(terminals, "gid=5")
+	}
 	all := []specs.Mount{
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
-		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
-		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", access}},
+		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: terminals},
+		sys,
 		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime", access}},
 	}
 	switch {
@@ -91,6 +105,42 @@ func (b *builder) kernelMounts() []specs.Mount {
 		return append(all, bind("/dev/mqueue", "/dev/mqueue", "nosuid", "noexec", "nodev"))
 	}
 	return append(all, specs.Mount{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}})
+}
+
+// recursive is how the access of a bind mount is told so that it holds below it, too,
+// where the runtime can.
+func (b *builder) recursive(access string) string {
+	if access == "ro" && b.Node.RecursiveReadOnly {
+		return "rro"
+	}
+	return access
+}
+
+// mapMount gives the mount the owners that the pod asks for (Mount.uidMappings). Mounts
+// below it keep theirs, as with the other daemons: not every file system can be mapped.
+func (b *builder) mapMount(m *cri.Mount, out *specs.Mount) error {
+	uids, gids := m.GetUidMappings(), m.GetGidMappings()
+	switch {
+	// The source of an image is mapped already.
+	case len(uids)+len(gids) == 0 || m.GetImage() != nil:
+		return nil
+	case len(uids) == 0:
+		return fmt.Errorf("mounts: gidMappings of %s need uidMappings", m.GetContainerPath())
+	case len(gids) == 0:
+		return fmt.Errorf("mounts: uidMappings of %s need gidMappings", m.GetContainerPath())
+	case !b.Node.IDMap:
+		return fmt.Errorf("mounts: uidMappings of %s: the runtime handler does not support idmapped mounts", m.GetContainerPath())
+	}
+	out.UIDMappings, out.GIDMappings = ociMappings(uids), ociMappings(gids)
+	return nil
+}
+
+func ociMappings(mappings []*cri.IDMapping) []specs.LinuxIDMapping {
+	var out []specs.LinuxIDMapping
+	for _, m := range mappings {
+		out = append(out, specs.LinuxIDMapping{ContainerID: m.GetContainerId(), HostID: m.GetHostId(), Size: m.GetLength()})
+	}
+	return out
 }
 
 // mountOptions follows the fields of Mount in the proto.

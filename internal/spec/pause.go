@@ -32,7 +32,8 @@ func Pause(in Input) (*specs.Spec, error) {
 		return nil, err
 	}
 	// What the runtime itself needs, /proc and /dev: it makes links in there, which must not
-	// stay for the next pod.
+	// stay for the next pod, and nodes, which the root of a user namespace cannot make in a
+	// directory of the node's.
 	g.Config.Mounts = b.kernelMounts()[:2]
 	if err := b.devices(); err != nil {
 		return nil, err

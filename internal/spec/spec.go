@@ -31,6 +31,8 @@ type Node struct {
 	RecursiveReadOnly bool
 	// WithoutNodeDevices: privileged containers have no access to devices that they do not ask for.
 	WithoutNodeDevices bool
+	// IDMap: the runtime can give mounts mappings of their own.
+	IDMap bool
 	// Hugetlb and Swap: huge pages and swap can be limited.
 	Hugetlb, Swap bool
 	// AppArmor: the kernel has it enabled.
@@ -68,6 +70,10 @@ type Namespaces struct {
 	Net, IPC, UTS, PID string
 	HostNet, HostIPC   bool
 	HostUTS, HostPID   bool
+	// User is the path of a user namespace, the one that those above belong to, and
+	// UIDs and GIDs what it maps, from 0 on; "" is the node's.
+	User       string
+	UIDs, GIDs specs.LinuxIDMapping
 }
 
 // Mount is a mount of the pod whose source has been looked up.
@@ -150,7 +156,7 @@ func Container(in Input) (Result, error) {
 	}
 	b := &builder{Input: in, g: &g, security: in.Config.GetLinux().GetSecurityContext()}
 	for _, step := range []func() error{
-		b.process, b.capabilities, b.namespaces, b.mounts, b.devices, b.resources, b.paths, b.seccomp, b.apparmor, b.selinux,
+		b.checkUsers, b.process, b.capabilities, b.namespaces, b.mounts, b.devices, b.resources, b.paths, b.seccomp, b.apparmor, b.selinux,
 	} {
 		if err := step(); err != nil {
 			return Result{}, err
@@ -283,6 +289,7 @@ func WorkingDir(config *cri.ContainerConfig, image imagespec.ImageConfig) string
 
 func (b *builder) namespaces() error {
 	b.g.ClearLinuxNamespaces()
+	b.users()
 	type namespace struct {
 		kind specs.LinuxNamespaceType
 		path string
@@ -306,6 +313,35 @@ func (b *builder) namespaces() error {
 	b.g.ClearLinuxSysctl()
 	for k, v := range b.Sysctls {
 		b.g.AddLinuxSysctl(k, v)
+	}
+	return nil
+}
+
+// users joins the user namespace. The mappings repeat what it has: runtimes want to know
+// the IDs of its root, and not all of them look.
+func (b *builder) users() {
+	n, l := b.Namespaces, b.g.Config.Linux
+	if n.User == "" {
+		return
+	}
+	l.Namespaces = append(l.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace, Path: n.User})
+	l.UIDMappings, l.GIDMappings = []specs.LinuxIDMapping{n.UIDs}, []specs.LinuxIDMapping{n.GIDs}
+}
+
+func (b *builder) checkUsers() error { return b.Namespaces.CheckUser(b.User) }
+
+// CheckUser refuses who is nobody in the user namespace.
+func (n Namespaces) CheckUser(u User) error {
+	if n.User == "" {
+		return nil
+	}
+	if u.UID >= n.UIDs.Size {
+		return fmt.Errorf("user %d: the pod's user namespace has the IDs below %d only", u.UID, n.UIDs.Size)
+	}
+	for _, gid := range append([]uint32{u.GID}, u.Groups...) {
+		if gid >= n.GIDs.Size {
+			return fmt.Errorf("group %d: the pod's user namespace has the IDs below %d only", gid, n.GIDs.Size)
+		}
 	}
 	return nil
 }

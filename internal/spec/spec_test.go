@@ -91,6 +91,18 @@ func TestGolden(t *testing.T) {
 		"privileged":  container(privilegedPod),
 		"hostnetwork": container(hostPod),
 		"resources":   container(limitedPod),
+		"users":       container(usersPod),
+		"users-hostnetwork": container(usersPod, func(in *Input) {
+			in.Namespaces.HostNet, in.Namespaces.Net, in.Namespaces.HostUTS, in.Namespaces.UTS = true, "", true, ""
+		}),
+		"users-pause": func(t *testing.T) *specs.Spec {
+			in := podInput(usersPod)
+			s, err := Pause(Input{Node: in.Node, Rootfs: "/run/crio/containers/p1/rootfs", CgroupsPath: "/kubepods/pod1/crio-p1", Namespaces: in.Namespaces})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s
+		},
 		"pause": func(t *testing.T) *specs.Spec {
 			s, err := Pause(Input{
 				Node: podInput().Node, Rootfs: "/run/crio/pause", CgroupsPath: "/kubepods/pod1/crio-p1", Namespaces: podInput().Namespaces,
@@ -142,6 +154,44 @@ func limitedPod(in *Input) {
 		MemoryLimitInBytes: 64 << 20, MemorySwapLimitInBytes: 64 << 20,
 		HugepageLimits: []*cri.HugepageLimit{{PageSize: "2MB", Limit: 4 << 20}},
 		Unified:        map[string]string{"memory.high": "60000000"},
+	}
+}
+
+// usersPod has a user namespace and a volume whose owners are the same inside.
+func usersPod(in *Input) {
+	in.Node.IDMap = true
+	in.Namespaces.User = "/run/crio/ns/p1/user"
+	in.Namespaces.UIDs = specs.LinuxIDMapping{HostID: 1 << 20, Size: 1 << 16}
+	in.Namespaces.GIDs = specs.LinuxIDMapping{HostID: 1 << 21, Size: 1 << 16}
+	in.Mounts = []Mount{{Source: "/var/lib/kubelet/pods/1/volumes/data", Mount: &cri.Mount{
+		ContainerPath: "/srv/data",
+		UidMappings:   []*cri.IDMapping{{HostId: 1 << 20, Length: 1 << 16}},
+		GidMappings:   []*cri.IDMapping{{HostId: 1 << 21, Length: 1 << 16}},
+	}}}
+}
+
+func TestUsers(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*Input)
+		refuse []string
+	}{
+		"as it is":            {change: func(*Input) {}},
+		"user beyond":         {change: func(in *Input) { in.User.UID = 1 << 16 }, refuse: []string{"user 65536"}},
+		"group beyond":        {change: func(in *Input) { in.User.GID = 1 << 16 }, refuse: []string{"group 65536"}},
+		"other groups beyond": {change: func(in *Input) { in.User.Groups = []uint32{1, 1 << 20} }, refuse: []string{"group 1048576"}},
+		"runtime without":     {change: func(in *Input) { in.Node.IDMap = false }, refuse: []string{"uidMappings of /srv/data", "runtime handler"}},
+		"uids alone":          {change: func(in *Input) { in.Mounts[0].GidMappings = nil }, refuse: []string{"uidMappings of /srv/data", "gidMappings"}},
+		"gids alone":          {change: func(in *Input) { in.Mounts[0].UidMappings = nil }, refuse: []string{"gidMappings of /srv/data", "uidMappings"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := Container(podInput(usersPod, c.change))
+			wantError(t, err, c.refuse...)
+		})
+	}
+	// The group of terminals is not in a small map, and devpts would not mount with it.
+	small := podInput(usersPod, func(in *Input) { in.Namespaces.GIDs.Size, in.User = 5, User{} })
+	if o := at(t, build(t, small), "/dev/pts").Options; slices.Contains(o, "gid=5") {
+		t.Errorf("devpts has options %v", o)
 	}
 }
 

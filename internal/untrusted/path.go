@@ -68,10 +68,12 @@ func openat2(dir int, name string, flags int) (int, error) {
 	}
 }
 
-// MkdirAllInRoot makes a directory inside root with its parents, owned by root, and
-// leaves what exists as it is. Links inside are followed inside; one to a place that
-// does not exist is an error.
-func MkdirAllInRoot(root, name string, perm uint32) error {
+// Owner is who new files belong to, by the IDs of the node.
+type Owner struct{ UID, GID int }
+
+// MkdirAllInRoot makes a directory inside root with its parents, and leaves what exists
+// as it is. Links inside are followed inside; one to a place that does not exist is an error.
+func MkdirAllInRoot(root, name string, perm uint32, owner Owner) error {
 	at, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("root %s: %w", root, err)
@@ -87,7 +89,9 @@ func MkdirAllInRoot(root, name string, perm uint32) error {
 			return fmt.Errorf("mkdir %s in %s: %w", name, root, err)
 		}
 		walked = path.Join(walked, part)
-		err = unix.Mkdirat(parent, part, perm)
+		if err = unix.Mkdirat(parent, part, perm); err == nil {
+			err = unix.Fchownat(parent, part, owner.UID, owner.GID, unix.AT_SYMLINK_NOFOLLOW)
+		}
 		unix.Close(parent)
 		if err != nil && !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("mkdir %s in %s: %w", name, root, err)

@@ -145,13 +145,13 @@ func TestMkdirAllInRootStaysInside(t *testing.T) {
 	}
 	for _, dir := range []string{"/abs/x", "/rel/x"} {
 		// The link's target does not exist inside; it must not be made outside.
-		_ = MkdirAllInRoot(root, dir, 0o755)
+		_ = MkdirAllInRoot(root, dir, 0o755, Owner{})
 	}
 	if entries, err := os.ReadDir(outside); err != nil || len(entries) != 0 {
 		t.Errorf("outside the root: %v, %v", entries, err)
 	}
 	for range 2 {
-		if err := MkdirAllInRoot(root, "/a/b/../c", 0o750); err != nil {
+		if err := MkdirAllInRoot(root, "/a/b/../c", 0o750, Owner{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -161,7 +161,7 @@ func TestMkdirAllInRootStaysInside(t *testing.T) {
 	if err := os.WriteFile(root+"/file", nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := MkdirAllInRoot(root, "/file", 0o755); err == nil {
+	if err := MkdirAllInRoot(root, "/file", 0o755, Owner{}); err == nil {
 		t.Error("a file passes for a directory")
 	}
 }

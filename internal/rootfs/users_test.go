@@ -1,0 +1,94 @@
+package rootfs
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/crio-minimal/crio/internal/pod"
+)
+
+func usersFrom(host uint32) pod.Users {
+	r := pod.IDRange{Host: host, Length: 1 << 16}
+	return pod.Users{UIDs: r, GIDs: r}
+}
+
+func wantOwner(t *testing.T, path string, want uint32) {
+	t.Helper()
+	info, err := os.Lstat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st := info.Sys().(*syscall.Stat_t); st.Uid != want || st.Gid != want {
+		t.Errorf("%s belongs to %d:%d, want %d", path, st.Uid, st.Gid, want)
+	}
+}
+
+// Two layers with other users on one image: its files are theirs, and no copies.
+func TestUsersOwnTheirLayers(t *testing.T) {
+	n := newNode(t)
+	s := New(n, "/state")
+	ctx := t.Context()
+	if err := s.ServesUsers(); err != nil {
+		t.Fatal(err)
+	}
+	layers, err := n.Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for id, host := range map[string]uint32{idA: 1 << 20, idB: 1 << 21} {
+		if err := s.Create(ctx, id, n.image, Options{Users: usersFrom(host)}); err != nil {
+			t.Fatal(err)
+		}
+		path := n.mount(t, s, id)
+		wantOwner(t, path, host)
+		wantOwner(t, path+"/etc/hello", host)
+	}
+	if now, err := n.Layers(); err != nil || len(now) != len(layers)+2 {
+		t.Errorf("%d layers after %d, want one for each container: %v", len(now), len(layers), err)
+	}
+	if got := n.layerMounts(t); got != 2 {
+		t.Errorf("%d mounts, want 2", got)
+	}
+	for _, id := range []string{idA, idB} {
+		if err := s.Remove(ctx, id); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// A daemon that is killed while the library mounts a layer leaves the image's layers
+// mounted inside of it. Who removes the layer must not remove the image.
+func TestRemoveLeavesTheImageThatIsMountedInside(t *testing.T) {
+	n := newNode(t)
+	s := New(n, "/state")
+	if err := s.Create(t.Context(), idA, n.image, Options{Users: usersFrom(1 << 20)}); err != nil {
+		t.Fatal(err)
+	}
+	c, err := n.Container(idA)
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := n.Image(n.image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	overlay := filepath.Join(n.options.GraphRoot, "overlay")
+	left := filepath.Join(overlay, c.LayerID, "mapped/0")
+	if err := errors.Join(os.MkdirAll(left, 0o700), unix.Mount(filepath.Join(overlay, img.TopLayer), left, "", unix.MS_BIND, "")); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Remove(t.Context(), idA); err != nil {
+		t.Fatal(err)
+	}
+	if data, err := os.ReadFile(filepath.Join(overlay, img.TopLayer, "diff/etc/hello")); err != nil || string(data) != "hello" {
+		t.Errorf("the image's file: %q, %v", data, err)
+	}
+	if got := n.layerMounts(t); got != 0 {
+		t.Errorf("%d mounts are left", got)
+	}
+}
