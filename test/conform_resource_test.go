@@ -20,7 +20,7 @@ func conformResourceCases() []conformCase {
 				"LinuxContainerResources.cpu_quota", "LinuxContainerResources.cpu_shares", "LinuxContainerResources.memory_limit_in_bytes",
 				"LinuxContainerResources.memory_swap_limit_in_bytes", "LinuxContainerResources.cpuset_cpus",
 				"LinuxContainerResources.cpuset_mems", "LinuxContainerResources.oom_score_adj", "ContainerStatus.resources",
-				"ContainerResources.linux", "LinuxPodSandboxConfig.cgroup_parent", "PodSandboxConfig.linux",
+				"ContainerResources.linux", "ContainerResources.windows", "LinuxPodSandboxConfig.cgroup_parent", "PodSandboxConfig.linux",
 			},
 			refuses: []string{
 				"LinuxContainerResources.cpu_period", "LinuxContainerResources.cpu_shares", "LinuxContainerResources.oom_score_adj",
@@ -128,6 +128,9 @@ func (c *conform) sameLimits(id string, want *cri.LinuxContainerResources) {
 	}
 	if want.CpusetCpus != "" && got.CpusetCpus != want.CpusetCpus || want.CpusetMems != "" && got.CpusetMems != want.CpusetMems {
 		c.t.Errorf("cpuset %q, %q, want %q, %q", got.CpusetCpus, got.CpusetMems, want.CpusetCpus, want.CpusetMems)
+	}
+	if r := c.container(id).GetResources(); r.GetWindows() != nil {
+		c.t.Errorf("status tells resources of Windows: %v", r)
 	}
 	status := c.container(id).GetResources().GetLinux()
 	if status.GetCpuQuota() != want.CpuQuota || status.GetMemoryLimitInBytes() != want.MemoryLimitInBytes || status.GetCpuShares() != want.CpuShares {
