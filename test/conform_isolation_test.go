@@ -381,9 +381,11 @@ func conformSeccomp(c *conform) {
 	kind := func(p *cri.SecurityProfile) func(*cri.LinuxContainerSecurityContext) {
 		return func(s *cri.LinuxContainerSecurityContext) { s.Seccomp = p }
 	}
-	//lint:ignore SA1019 older kubelets send it
 	old := func(path string) func(*cri.LinuxContainerSecurityContext) {
-		return func(s *cri.LinuxContainerSecurityContext) { s.SeccompProfilePath = path }
+		return func(s *cri.LinuxContainerSecurityContext) {
+			//lint:ignore SA1019 older kubelets send it
+			s.SeccompProfilePath = path
+		}
 	}
 	local := &cri.SecurityProfile{ProfileType: cri.SecurityProfile_Localhost, LocalhostRef: profile}
 	const refusedMkdir = "mkdir: can't create directory '/made': Operation not supported\n"
