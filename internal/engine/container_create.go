@@ -45,7 +45,7 @@ func (e *Engine) CreateContainer(ctx context.Context, sandboxID string, config *
 
 func (e *Engine) createContainer(ctx context.Context, op *operation, s *sandbox, config *cri.ContainerConfig) (string, error) {
 	op.stage("image")
-	img, ok, err := e.Images.Status(ctx, config.GetImage().GetImage())
+	img, ok, err := e.FindImage(ctx, config.GetImage())
 	if err != nil {
 		return "", fmt.Errorf("image %s: %w", config.GetImage().GetImage(), err)
 	}

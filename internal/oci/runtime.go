@@ -12,8 +12,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -138,6 +140,10 @@ func (r Runtime) Update(ctx context.Context, id string, resources *specs.LinuxRe
 	if err != nil {
 		return fmt.Errorf("runtime update %s: %w", id, err)
 	}
+	// It ends with the daemon, which is a thread for the kernel: the next daemon takes the
+	// update back and must not be overtaken.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	if _, err := run(ctx, data, r.Path, append(r.GlobalArgs(), "update", "--resources", "-", id)...); err != nil {
 		return fmt.Errorf("runtime update %s: %w", id, err)
 	}
@@ -149,6 +155,9 @@ func run(ctx context.Context, stdin []byte, path string, args ...string) ([]byte
 	var out, text bytes.Buffer
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Dir = "/"
+	if stdin != nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), &out, &text
 	// A grandchild may hold the pipes; the answer does not depend on it.
 	cmd.WaitDelay = time.Second
