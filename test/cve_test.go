@@ -65,13 +65,19 @@ func withRuntimes(t *testing.T, run func(*conform, *fixture.Registry)) {
 // madeImage pulls busybox with something on top, and removes it with the pods at the end.
 func (n *node) madeImage(r *fixture.Registry, spec fixture.ImageSpec) string {
 	n.t.Helper()
-	mark := fmt.Sprintf("v%d", pods.Add(1))
-	// The last layer takes what it brings away with it, and so is nobody else's.
-	spec.Layers = append([][]fixture.File{fixture.Busybox(n.t), {{Path: "mark", Data: []byte(mark)}}}, spec.Layers...)
-	spec.Config.Env = append([]string{"PATH=/bin"}, spec.Config.Env...)
-	id := n.pull(r.Push(n.t, "made", mark, fixture.BuildImage(n.t, spec)))
+	id := n.pullMade(r, spec)
 	n.t.Cleanup(func() { n.removeAll(); n.dropImages(id) })
 	return id
+}
+
+// pullMade leaves the image on the node.
+func (n *node) pullMade(r *fixture.Registry, spec fixture.ImageSpec) string {
+	n.t.Helper()
+	mark := fmt.Sprintf("v%d", pods.Add(1))
+	// Its own from here on, so that it goes with it.
+	spec.Layers = append([][]fixture.File{fixture.Busybox(n.t), {{Path: "mark", Data: []byte(mark)}}}, spec.Layers...)
+	spec.Config.Env = append([]string{"PATH=/bin"}, spec.Config.Env...)
+	return n.pull(r.Push(n.t, "made", mark, fixture.BuildImage(n.t, spec)))
 }
 
 // specOf is what the runtime was given.

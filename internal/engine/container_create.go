@@ -210,7 +210,7 @@ func logPath(directory, relative string) (string, error) {
 		return "", fmt.Errorf("log directory: %w", err)
 	}
 	if err := untrusted.MkdirAllInRoot(above, below, 0o755, untrusted.Owner{}); err != nil {
-		return "", fmt.Errorf("log directory: %w", err)
+		return "", fmt.Errorf("log directory %s, in which no link may lead out of %s: %w", directory, above, err)
 	}
 	return path, nil
 }
