@@ -59,7 +59,7 @@ func TestCVE_2025_4437_EndlessUserDatabases(t *testing.T) {
 	}{
 		// 4 GiB would be the same to the daemon, and to the disk of the test not. A layer
 		// with a file that has holes is refused by the library that unpacks it.
-		"a line of 128 MiB":       {fixture.File{Data: append([]byte("root:x:0:0:"), bytes.Repeat(line, 128)...)}, true},
+		"a line of 64 MiB":        {fixture.File{Data: append([]byte("root:x:0:0:"), bytes.Repeat(line, 64)...)}, true},
 		"one byte more than 1 MB": {fixture.File{Data: append(bytes.Clone(line), "a\n"...)}, true},
 		"a line of 1 MB":          {fixture.File{Data: line}, false},
 		"too many lines":          {fixture.File{Data: bytes.Repeat([]byte("a:::\n"), 1<<17)}, true},
@@ -71,6 +71,9 @@ func TestCVE_2025_4437_EndlessUserDatabases(t *testing.T) {
 		"a directory":             {fixture.File{Dir: true}, true},
 	} {
 		for _, base := range []string{"passwd", "group"} {
+			if len(tt.file.Data) > 1<<24 && base == "group" {
+				continue // to pull it once is slow enough
+			}
 			t.Run(name+" as "+base, func(t *testing.T) {
 				sub := n.in(t)
 				tt.file.Path = "etc/" + base
@@ -90,7 +93,7 @@ func TestCVE_2025_4437_EndlessUserDatabases(t *testing.T) {
 					grown := sub.grown(func() {
 						made, err = sub.CreateContainer(sub.ctx(), &cri.CreateContainerRequest{PodSandboxId: box, Config: config, SandboxConfig: pod})
 					})
-					if took := time.Since(begun); took > 10*time.Second || grown > 64<<20 {
+					if took := time.Since(begun); took > 10*time.Second || grown > 48<<20 {
 						t.Errorf("it took %s and %d MiB of memory", took, grown>>20)
 					}
 					if tt.refused {
@@ -116,7 +119,7 @@ func TestCVE_2025_4437_EndlessUserDatabases(t *testing.T) {
 		_, err := n.ExecSync(n.ctx(), &cri.ExecSyncRequest{ContainerId: id, Cmd: []string{"true"}, Timeout: 15})
 		t.Logf("exec: %v", err)
 	})
-	if took := time.Since(begun); took > 20*time.Second || grown > 64<<20 {
+	if took := time.Since(begun); took > 20*time.Second || grown > 48<<20 {
 		t.Errorf("an exec took %s and %d MiB of memory", took, grown>>20)
 	}
 }

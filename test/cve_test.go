@@ -65,19 +65,17 @@ func withRuntimes(t *testing.T, run func(*conform, *fixture.Registry)) {
 // madeImage pulls busybox with something on top, and removes it with the pods at the end.
 func (n *node) madeImage(r *fixture.Registry, spec fixture.ImageSpec) string {
 	n.t.Helper()
-	id := n.pullMade(r, spec)
-	n.t.Cleanup(func() { n.removeAll(); n.dropImages(id) })
-	return id
+	spec.Layers = append([][]fixture.File{fixture.Busybox(n.t)}, spec.Layers...)
+	spec.Config.Env = append([]string{"PATH=/bin"}, spec.Config.Env...)
+	return n.bareImage(r, spec)
 }
 
-// pullMade leaves the image on the node.
-func (n *node) pullMade(r *fixture.Registry, spec fixture.ImageSpec) string {
+// bareImage is the same of an image that has nothing but what it is made of.
+func (n *node) bareImage(r *fixture.Registry, spec fixture.ImageSpec) string {
 	n.t.Helper()
-	mark := fmt.Sprintf("v%d", pods.Add(1))
-	// Its own from here on, so that it goes with it.
-	spec.Layers = append([][]fixture.File{fixture.Busybox(n.t), {{Path: "mark", Data: []byte(mark)}}}, spec.Layers...)
-	spec.Config.Env = append([]string{"PATH=/bin"}, spec.Config.Env...)
-	return n.pull(r.Push(n.t, "made", mark, fixture.BuildImage(n.t, spec)))
+	id := n.pull(r.Push(n.t, "made", fmt.Sprintf("v%d", pods.Add(1)), fixture.BuildImage(n.t, spec)))
+	n.t.Cleanup(func() { n.removeAll(); n.dropImages(id) })
+	return id
 }
 
 // specOf is what the runtime was given.
