@@ -81,6 +81,7 @@ generate: all
 	$(BUILD)/crio completion bash > completions/crio.bash
 	$(BUILD)/crio completion zsh > completions/_crio
 	$(BUILD)/crio completion fish > completions/crio.fish
+	CRIO_GENERATE=1 $(GO) test -count=1 -tags '$(TAGS)' -run '^TestFieldTable$$' ./test
 
 LIBEXEC = $(DESTDIR)$(PREFIX)/libexec/crio
 install: all

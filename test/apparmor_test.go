@@ -37,7 +37,7 @@ func loadProfile(t *testing.T, name string) {
 }
 
 // Each way to ask for a profile, seen from the first process and from a command that is
-// run beside it. It needs a kernel with AppArmor: test/vm/vm.sh has one.
+// run beside it. It needs a kernel with AppArmor.
 func TestAppArmorConfines(t *testing.T) {
 	if !apparmor.Enabled() {
 		t.Skip("the kernel has no AppArmor")

@@ -53,11 +53,12 @@ func conformImageCases() []conformCase {
 			},
 			refuses: []string{"AuthConfig.auth"},
 		},
+		{name: "pinned images", run: conformPinned, proves: []string{"Image.pinned"}},
 		{
 			name: "image file systems", run: conformImageFsInfo,
 			proves: []string{
 				"ImageFsInfo", "ImageFsInfoResponse.image_filesystems", "ImageFsInfoResponse.container_filesystems", "FilesystemUsage.timestamp",
-				"FilesystemUsage.fs_id", "FilesystemIdentifier.mountpoint", "FilesystemUsage.used_bytes", "FilesystemUsage.inodes_used",
+				"FilesystemUsage.fs_id", "FilesystemIdentifier.mountpoint", "FilesystemUsage.used_bytes", "FilesystemUsage.inodes_used", "UInt64Value.value",
 			},
 		},
 		{
@@ -75,6 +76,18 @@ func conformImageCases() []conformCase {
 func (c *conform) registry() *fixture.Registry {
 	c.t.Helper()
 	return fixture.StartRegistry(c.t, fixture.RegistryOptions{})
+}
+
+// The suite's own image is pinned by the configuration, and no other one.
+func conformPinned(c *conform) {
+	ref := c.registry().Push(c.t, "loose", "v1", c.dataImage(c.t.Name()))
+	c.pull(ref)
+	defer c.drop(ref)
+	for name, want := range map[string]bool{c.image: true, ref: false} {
+		if i := c.imageStatus(&cri.ImageSpec{Image: name}); i.GetPinned() != want {
+			c.t.Errorf("%v, want pinned %t", i, want)
+		}
+	}
 }
 
 // drop removes what the case has run, and then its images.

@@ -153,7 +153,7 @@ func (c *conform) pauseStatus(box string) (pid int, status map[string]string) {
 	if err := json.Unmarshal([]byte(a.GetInfo()["info"]), &info); err != nil || info.Pause.Pid == 0 {
 		c.t.Fatalf("info %s, %v", a.GetInfo(), err)
 	}
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", info.Pause.Pid))
+	data, err := os.ReadFile(procFile(info.Pause.Pid, "status"))
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -164,6 +164,8 @@ func (c *conform) pauseStatus(box string) (pid int, status map[string]string) {
 	}
 	return info.Pause.Pid, status
 }
+
+func procFile(pid int, name string) string { return fmt.Sprintf("/proc/%d/%s", pid, name) }
 
 func conformPause(c *conform) {
 	sharing := func(change func(*cri.LinuxSandboxSecurityContext)) func(*cri.PodSandboxConfig) {
@@ -181,7 +183,7 @@ func conformPause(c *conform) {
 	if status["Uid"] != "1234 1234 1234 1234" || status["Gid"] != "77 77 77 77" || status["Groups"] != "77 2000" || status["Seccomp"] != "2" {
 		c.t.Errorf("uid %s, gid %s, groups %s, seccomp %s", status["Uid"], status["Gid"], status["Groups"], status["Seccomp"])
 	}
-	mounts, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", pid))
+	mounts, err := os.ReadFile(procFile(pid, "mountinfo"))
 	if err != nil || len(strings.Fields(string(mounts))) < 6 || !strings.HasPrefix(strings.Fields(string(mounts))[5], "ro") {
 		c.t.Errorf("root of the pause process: %s, %v", mounts, err)
 	}
@@ -379,9 +381,11 @@ func conformSeccomp(c *conform) {
 	kind := func(p *cri.SecurityProfile) func(*cri.LinuxContainerSecurityContext) {
 		return func(s *cri.LinuxContainerSecurityContext) { s.Seccomp = p }
 	}
-	//lint:ignore SA1019 older kubelets send it
 	old := func(path string) func(*cri.LinuxContainerSecurityContext) {
-		return func(s *cri.LinuxContainerSecurityContext) { s.SeccompProfilePath = path }
+		return func(s *cri.LinuxContainerSecurityContext) {
+			//lint:ignore SA1019 older kubelets send it
+			s.SeccompProfilePath = path
+		}
 	}
 	local := &cri.SecurityProfile{ProfileType: cri.SecurityProfile_Localhost, LocalhostRef: profile}
 	const refusedMkdir = "mkdir: can't create directory '/made': Operation not supported\n"

@@ -41,7 +41,7 @@ type conform struct {
 func conformCases() []conformCase {
 	return slices.Concat(
 		conformSandboxCases(), conformContainerCases(), conformResourceCases(), conformRuntimeCases(), conformIsolationCases(),
-		conformImageCases(), conformSecurityCases(), conformUsersCases(),
+		conformImageCases(), conformSecurityCases(), conformUsersCases(), conformSELinuxCases(),
 	)
 }
 
@@ -79,6 +79,10 @@ func TestConformance(t *testing.T) {
 // conformOptions are a node whose default handler is the given one.
 func conformOptions(t *testing.T, handler string) options {
 	o := options{env: []string{"CONTAINER_DEFAULT_RUNTIME=" + handler, cdiSpecDirs + t.TempDir() + "," + t.TempDir()}, dual: true}
+	o.env = append(o.env, "CONTAINER_PINNED_IMAGES=*/busybox*")
+	if haveSELinux() {
+		o.env = append(o.env, "CONTAINER_SELINUX=true")
+	}
 	for _, name := range conformHandlers {
 		o.conf += fmt.Sprintf("[crio.runtime.runtimes.%s]\nruntime_path = %q\n", name, runtimePath(t, name))
 	}

@@ -12,7 +12,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// haveSELinux tells whether the kernel has it; test/vm/vm.sh -l selinux does.
+// haveSELinux tells whether the kernel has it.
 func haveSELinux() bool {
 	_, err := os.Stat("/sys/fs/selinux/enforce")
 	return err == nil

@@ -256,7 +256,7 @@ func checkContainer(config *cri.ContainerConfig, box pod.Sandbox) error {
 		if err := checkImageMount(m); err != nil {
 			return fmt.Errorf("mounts: %s: %w", m.GetContainerPath(), err)
 		}
-		if err := errors.Join(checkMappings(m), checkImageMappings(m, box)); err != nil {
+		if err := errors.Join(spec.CheckMount(m), checkMappings(m), checkImageMappings(m, box)); err != nil {
 			return err
 		}
 	}

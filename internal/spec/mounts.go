@@ -143,8 +143,28 @@ func ociMappings(mappings []*cri.IDMapping) []specs.LinuxIDMapping {
 	return out
 }
 
+// CheckMount refuses what the fields of Mount can never mean together, whatever the node.
+func CheckMount(m *cri.Mount) error {
+	private := m.GetPropagation() == cri.MountPropagation_PROPAGATION_PRIVATE
+	if _, ok := cri.MountPropagation_name[int32(m.GetPropagation())]; !ok {
+		return fmt.Errorf("mounts: propagation %d of %s is unknown", m.GetPropagation(), m.GetContainerPath())
+	}
+	if m.GetRecursiveReadOnly() && (!m.GetReadonly() || !private) {
+		return fmt.Errorf("mounts: recursive_read_only of %s needs readonly and private propagation", m.GetContainerPath())
+	}
+	for _, o := range m.GetMountOptions() {
+		if o != "noexec" && o != "nodev" && o != "nosuid" {
+			return fmt.Errorf("mounts: mount_options %q of %s is none of noexec, nodev, nosuid", o, m.GetContainerPath())
+		}
+	}
+	return nil
+}
+
 // mountOptions follows the fields of Mount in the proto.
 func (b *builder) mountOptions(m *cri.Mount) ([]string, error) {
+	if err := CheckMount(m); err != nil {
+		return nil, err
+	}
 	options := []string{"rbind"}
 	switch m.GetPropagation() {
 	case cri.MountPropagation_PROPAGATION_PRIVATE:
@@ -153,12 +173,8 @@ func (b *builder) mountOptions(m *cri.Mount) ([]string, error) {
 		options = append(options, "rslave")
 	case cri.MountPropagation_PROPAGATION_BIDIRECTIONAL:
 		options = append(options, "rshared")
-	default:
-		return nil, fmt.Errorf("mounts: propagation %d of %s is unknown", m.GetPropagation(), m.GetContainerPath())
 	}
 	switch {
-	case m.GetRecursiveReadOnly() && (!m.GetReadonly() || m.GetPropagation() != cri.MountPropagation_PROPAGATION_PRIVATE):
-		return nil, fmt.Errorf("mounts: recursive_read_only of %s needs readonly and private propagation", m.GetContainerPath())
 	case m.GetRecursiveReadOnly() && !b.Node.RecursiveReadOnly:
 		return nil, fmt.Errorf("mounts: recursive_read_only of %s: %w", m.GetContainerPath(), ErrRecursiveReadOnly)
 	case m.GetRecursiveReadOnly():
@@ -174,9 +190,6 @@ func (b *builder) mountOptions(m *cri.Mount) ([]string, error) {
 		options = append(options, "nosuid", "nodev")
 	}
 	for _, o := range m.GetMountOptions() {
-		if o != "noexec" && o != "nodev" && o != "nosuid" {
-			return nil, fmt.Errorf("mounts: mount_options %q of %s is none of noexec, nodev, nosuid", o, m.GetContainerPath())
-		}
 		if !slices.Contains(options, o) {
 			options = append(options, o)
 		}
