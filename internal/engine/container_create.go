@@ -198,9 +198,19 @@ func logPath(directory, relative string) (string, error) {
 	if err != nil {
 		return "", fault.New(fault.InvalidArgument, "log_path: %w", err)
 	}
-	// The kubelet made it with these modes; crictl has not.
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	// The kubelet made it with these modes; crictl has not. The links above the pod's
+	// directory are the node's own. From there on a container that sees the directory could
+	// have made them, and none leads out.
+	above := filepath.Dir(filepath.Clean(directory))
+	if err := os.MkdirAll(above, 0o755); err != nil {
 		return "", fmt.Errorf("log directory: %w", err)
+	}
+	below, err := filepath.Rel(above, filepath.Dir(path))
+	if err != nil {
+		return "", fmt.Errorf("log directory: %w", err)
+	}
+	if err := untrusted.MkdirAllInRoot(above, below, 0o755, untrusted.Owner{}); err != nil {
+		return "", fmt.Errorf("log directory %s, in which no link may lead out of %s: %w", directory, above, err)
 	}
 	return path, nil
 }
