@@ -162,6 +162,7 @@ func (e *Engine) makeContainer(ctx context.Context, op *operation, box pod.Sandb
 		}
 		return v, fault.New(fault.InvalidArgument, "container %s: %w", v.Config.GetMetadata().GetName(), err)
 	}
+	v.Resources = result.Resources
 	for _, message := range result.Clamped {
 		e.warnOnce(message)
 	}
@@ -271,8 +272,11 @@ func checkContainer(config *cri.ContainerConfig, box pod.Sandbox) error {
 	case ipc != cri.NamespaceMode_POD && !(ipc == cri.NamespaceMode_NODE && box.HostIPC()):
 		return fmt.Errorf("namespace_options.ipc: %s is not what sandbox %s was made with", ipc, box.ID)
 	}
-	if o.GetPid() == cri.NamespaceMode_TARGET && o.GetTargetId() == "" {
-		return errors.New("namespace_options.target_id must be set with TARGET")
+	if _, ok := cri.NamespaceMode_name[int32(o.GetPid())]; !ok {
+		return fmt.Errorf("namespace_options.pid: %d is unknown", o.GetPid())
+	}
+	if (o.GetPid() == cri.NamespaceMode_TARGET) != (o.GetTargetId() != "") {
+		return fmt.Errorf("namespace_options.target_id %q: it must be set with pid TARGET, and only with it", o.GetTargetId())
 	}
 	return checkContainerUsers(o, box)
 }

@@ -60,6 +60,7 @@ func (e *Engine) updateContainer(ctx context.Context, op *operation, c *containe
 	if err != nil {
 		return fault.As(fault.InvalidArgument, fmt.Errorf("update %s: %w", v.ID, err))
 	}
+	wanted, _ = spec.InForce(wanted, node)
 	op.stage("record")
 	if err := e.commitContainer(c, pod.UpdateRequest{Wanted: wanted}); err != nil {
 		return err

@@ -19,7 +19,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -236,10 +239,35 @@ func (e *Engine) node(h Handler) spec.Node {
 	return spec.Node{
 		OCIVersion: h.Features.OCIVersion, RecursiveReadOnly: h.Features.RecursiveReadOnly, IDMap: h.Features.IDMap,
 		WithoutNodeDevices: h.WithoutNodeDevices,
-		CgroupV2:           e.Cgroups.Version() == 2, Hugetlb: e.Cgroups.HasHugetlb(), Swap: e.Cgroups.HasSwap(), Capabilities: n.Capabilities, MinOOMScoreAdj: n.MinOOMScoreAdj,
+		CgroupV2:           e.Cgroups.Version() == 2, Hugetlb: e.Cgroups.HasHugetlb(), Swap: e.Cgroups.HasSwap(),
+		CPUs: e.nodeSet(presentCPUs, ""), MemoryNodes: e.nodeSet(onlineNodes, "0"),
+		Capabilities: n.Capabilities, MinOOMScoreAdj: n.MinOOMScoreAdj,
 		AppArmor: n.AppArmor, AppArmorProfile: n.AppArmorProfile, DefaultCapabilities: n.DefaultCapabilities, DefaultEnv: n.DefaultEnv,
 		Rlimits: n.Rlimits, HardLimits: n.HardLimits, PidsLimit: n.PidsLimit, ReadOnly: n.ReadOnly,
 	}
+}
+
+// Lists of sysfs-devices-system-cpu and sysfs-devices-node. A CPU that is present may be
+// offline now and online at the start. They are read anew for each request, since parts
+// of a machine come and go; what a pod's own cgroup leaves of them is its client's to
+// change and no reason to refuse.
+const (
+	presentCPUs = "/sys/devices/system/cpu/present"
+	onlineNodes = "/sys/devices/system/node/online"
+)
+
+// nodeSet reads one of them. absent stands for a kernel that has no such file: without
+// NUMA there is node 0 alone. "" is not known, and the kernel's to refuse.
+func (e *Engine) nodeSet(file, absent string) string {
+	data, err := os.ReadFile(file)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return absent
+	case err != nil:
+		e.warnOnce(fmt.Sprintf("cpuset_cpus and cpuset_mems are not checked: %v", err))
+		return ""
+	}
+	return strings.TrimSpace(string(data))
 }
 
 // warnOnce logs a message the first time it comes.

@@ -41,9 +41,7 @@ func Pause(in Input) (*specs.Spec, error) {
 	g.SetLinuxCgroupsPath(in.CgroupsPath)
 	// As the kubelet gives to what must not die before its pod: low, but not unkillable.
 	const pauseOOMScoreAdj = -998
-	if err := b.oomScore(max(pauseOOMScoreAdj, in.Node.MinOOMScoreAdj)); err != nil {
-		return nil, err
-	}
+	g.SetProcessOOMScoreAdj(int(max(pauseOOMScoreAdj, in.Node.MinOOMScoreAdj)))
 	g.Config.Linux.MaskedPaths, g.Config.Linux.ReadonlyPaths = safeMasked(), safeReadonly()
 	for _, step := range []func() error{b.seccomp, b.apparmor, b.selinux} {
 		if err := step(); err != nil {
