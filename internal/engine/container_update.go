@@ -109,7 +109,8 @@ func (e *Engine) updateOf(v pod.Container, force, told *cri.LinuxContainerResour
 	resources := *running.Linux.Resources
 	// The devices stay, and with them the runtime's own program in the cgroup.
 	resources.Devices, resources.HugepageLimits, resources.Pids = nil, nil, nil
-	if resources.Memory != nil {
+	// For crun, -1 is less than anything.
+	if m := resources.Memory; m != nil && m.Limit != nil && *m.Limit > 0 {
 		check := true
 		resources.Memory.CheckBeforeUpdate = &check
 	}
