@@ -103,6 +103,14 @@ int make_pipe(int *reader, int *writer)
 	return 0;
 }
 
+static void keep(int kept[3], int *fds[3])
+{
+	for (size_t i = 0; i < 3; i++) {
+		kept[i] = *fds[i];
+		*fds[i] = -1;
+	}
+}
+
 int child_create(struct conmon *m)
 {
 	char pid_path[1024];
@@ -142,14 +150,41 @@ int child_create(struct conmon *m)
 	if ((in >= 0 && fchown(in, m->opt.stdio_uid, m->opt.stdio_gid) < 0) ||
 	    fchown(out, m->opt.stdio_uid, m->opt.stdio_gid) < 0 || fchown(err, m->opt.stdio_uid, m->opt.stdio_gid) < 0)
 		return -errno;
-	return spawn(m, tail, (int[3]){ in >= 0 ? in : m->devnull, out, err });
+	if ((r = spawn(m, tail, (int[3]){ in >= 0 ? in : m->devnull, out, err })) < 0 || !m->opt.sandboxed)
+		return r;
+	keep(m->stdio, (int *[3]){ &in, &out, &err });
+	return 0;
 }
 
+void child_close_stdio(struct conmon *m)
+{
+	for (size_t i = 0; i < 3; i++)
+		close_fd(&m->stdio[i]);
+}
+
+/* It is start that hands a container's input and output to its sandbox. Of its own
+ * words there is the log then. */
 int child_start(struct conmon *m)
 {
 	const char *tail[] = { "start", m->opt.id, NULL };
+	int r;
 
-	return spawn_apart(m, tail);
+	if (m->stdio[1] < 0)
+		return spawn_apart(m, tail);
+	r = spawn(m, tail, (int[3]){ m->stdio[0] >= 0 ? m->stdio[0] : m->devnull, m->stdio[1], m->stdio[2] });
+	child_close_stdio(m);
+	return r;
+}
+
+int child_wait(struct conmon *m)
+{
+	const char *tail[] = { "wait", m->opt.id, NULL };
+	cleanup_close int out = -1;
+	int r = make_pipe(&m->words_fd, &out);
+
+	if (r < 0 || (r = make_nonblocking(m->words_fd)) < 0)
+		return r;
+	return spawn(m, tail, (int[3]){ m->devnull, out, m->devnull });
 }
 
 int child_delete(struct conmon *m)
@@ -206,6 +241,8 @@ int child_created(struct conmon *m)
 	m->init = (pid_t)pid;
 	if ((r = start_ticks(m->init, &m->start_ticks)) < 0)
 		return r;
+	if (m->opt.sandboxed)
+		return 0; /* it is the sandbox: not ours to wait for, and others live in it */
 	m->init_pidfd = (int)syscall(SYS_pidfd_open, m->init, 0U);
 	/* Without pidfds, as under valgrind, SIGCHLD and our being the parent do. */
 	if (m->init_pidfd < 0 && errno != ENOSYS)
@@ -220,12 +257,17 @@ bool child_ended(const struct conmon *m)
 {
 	siginfo_t info = { 0 };
 
-	return m->init && waitid(P_PID, (id_t)m->init, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid;
+	return m->init && !m->opt.sandboxed && waitid(P_PID, (id_t)m->init, &info, WEXITED | WNOHANG | WNOWAIT) == 0 &&
+	       info.si_pid;
 }
 
 int child_signal(const struct conmon *m, int sig)
 {
-	long r = m->init_pidfd >= 0 ? syscall(SYS_pidfd_send_signal, m->init_pidfd, sig, NULL, 0U) : kill(m->init, sig);
+	long r;
+
+	if (m->opt.sandboxed)
+		return -EOPNOTSUPP;
+	r = m->init_pidfd >= 0 ? syscall(SYS_pidfd_send_signal, m->init_pidfd, sig, NULL, 0U) : kill(m->init, sig);
 
 	return r < 0 ? -errno : 0;
 }

@@ -278,6 +278,7 @@ static void fuzz_words(struct conmon *m, struct bytes *b)
 		promise(strlen(message) < sizeof message && message[0], "a message is a string");
 	fuzz_stamp(m, b);
 	m->opt.id = "fuzz";
+	promise(words_exit_code(log, m->opt.id) <= 255, "an exit code is one");
 	len = record_format(m, record, sizeof record);
 	promise(len > 0 && record[len - 1] == '\n', "a record is whole");
 	for (size_t i = 0; i < len; i++) {

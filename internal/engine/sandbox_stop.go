@@ -89,7 +89,7 @@ func (e *Engine) quietSandbox(ctx context.Context, op *operation, s *sandbox) er
 // stopPause ends the pause process, if the pod has one, and its monitor.
 func (e *Engine) stopPause(ctx context.Context, s *sandbox) error {
 	v := s.snapshot()
-	if !v.SharesPID() {
+	if !v.NeedsPause() {
 		return nil
 	}
 	// Not wanted any more: the monitor's news of the end would only be confusing.

@@ -28,6 +28,10 @@ type Runtime struct {
 	Root string
 	// Systemd passes --systemd-cgroup.
 	Systemd bool
+	// Args are options of the configuration, before every sub-command.
+	Args []string
+	// Sandbox: the containers of a pod run in a sandbox of the runtime's own (sandbox.go).
+	Sandbox bool
 }
 
 // GlobalArgs come before every sub-command.
@@ -36,7 +40,7 @@ func (r Runtime) GlobalArgs() []string {
 	if r.Systemd {
 		args = append(args, "--systemd-cgroup")
 	}
-	return args
+	return append(args, r.Args...)
 }
 
 // Features is what the daemon needs to know of a runtime.
@@ -116,14 +120,23 @@ func accepted(maximum string) string {
 // cgroup. nil when the runtime does not know it, which its state directory tells
 // without an exec.
 func (r Runtime) Delete(ctx context.Context, id string) error {
-	if _, err := os.Stat(filepath.Join(r.Root, id)); errors.Is(err, fs.ErrNotExist) {
-		return nil
+	if known, err := r.knows(id); err != nil || !known {
+		return err
 	}
 	_, err := run(ctx, nil, r.Path, append(r.GlobalArgs(), "delete", "--force", id)...)
 	if err == nil || notFound(err) {
 		return nil
 	}
 	return fmt.Errorf("runtime delete %s: %w", id, err)
+}
+
+func (r Runtime) knows(id string) (bool, error) {
+	if r.Sandbox {
+		found, err := filepath.Glob(filepath.Join(r.Root, id+"_sandbox:*"))
+		return len(found) > 0, err
+	}
+	_, err := os.Stat(filepath.Join(r.Root, id))
+	return !errors.Is(err, fs.ErrNotExist), nil
 }
 
 // notFound: --force makes runc succeed for an unknown container; crun says this.
