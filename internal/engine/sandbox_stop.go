@@ -66,7 +66,14 @@ func (e *Engine) quietSandbox(ctx context.Context, op *operation, s *sandbox) er
 	op.stage("stop containers")
 	var stops errgroup.Group
 	for _, c := range e.index.containersOf(v.ID) {
-		stops.Go(func() error { return e.stopContainer(ctx, c, 0) })
+		stops.Go(func() error {
+			err := e.stopContainer(ctx, c, 0)
+			if err == nil && v.Handler.Sandbox {
+				// The runtime takes its containers back while their sandbox still answers.
+				err = awaitQueue(ctx, &c.queue)
+			}
+			return err
+		})
 	}
 	if err := stops.Wait(); err != nil {
 		return err
