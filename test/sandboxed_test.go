@@ -116,6 +116,10 @@ func TestPodInASandboxOfItsRuntime(t *testing.T) {
 
 	n.wantCode(n.runContainer(box, pod, n.containerConfig(image, "true")), 0)
 	n.wantCode(n.runContainer(box, pod, n.containerConfig(image, shell("exit 3")...)), 3)
+	terminal := n.containerConfig(image, shell("test -t 0 && test -t 1 && echo a terminal; exit 5")...)
+	terminal.Tty = true
+	n.wantCode(n.runContainer(box, pod, terminal), 5)
+	n.awaitLog(logOf(pod, terminal), "a terminal")
 	begun := time.Now()
 	if _, err := n.StopContainer(n.ctx(), &cri.StopContainerRequest{ContainerId: secondID, Timeout: 30}); err != nil {
 		t.Errorf("stop: %v", err)
@@ -232,6 +236,28 @@ func TestExecInASandboxLeavesNoProcess(t *testing.T) {
 		n.start()
 		n.wantNoCommand(id)
 	}
+	// The handler leaves the configuration, and its pods stay.
+	n.write("crio.conf", strings.Replace(n.config(options{}), runscConf, "", 1))
+	n.stop()
+	n.start()
+	for _, c := range n.containersOf(box) {
+		if got := n.exec(c, "true"); got.GetExitCode() != 0 {
+			t.Errorf("exec: %v", got)
+		}
+	}
+}
+
+func (n *node) containersOf(box string) []string {
+	n.t.Helper()
+	list, err := n.ListContainers(n.ctx(), &cri.ListContainersRequest{Filter: &cri.ContainerFilter{PodSandboxId: box}})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	var ids []string
+	for _, c := range list.GetContainers() {
+		ids = append(ids, c.GetId())
+	}
+	return ids
 }
 
 func (n *node) wantNoCommand(id string) {
