@@ -2,6 +2,7 @@ package test
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"slices"
 	"strconv"
@@ -237,7 +238,7 @@ func TestExecInASandboxLeavesNoProcess(t *testing.T) {
 		n.wantNoCommand(id)
 	}
 	// The handler leaves the configuration, and its pods stay.
-	n.write("crio.conf", strings.Replace(n.config(options{}), runscConf, "", 1))
+	n.write("crio.conf", n.config(options{}))
 	n.stop()
 	n.start()
 	for _, c := range n.containersOf(box) {
@@ -299,6 +300,10 @@ func (n *node) killSandbox(box string) {
 	if err != nil {
 		n.t.Fatal(err)
 	}
+	// With its memory it is the pod's, not the monitor's.
+	if groups, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid)); err != nil || !strings.Contains(string(groups), box) || strings.Contains(string(groups), "conmon") {
+		n.t.Errorf("the sandbox's cgroups: %v\n%s", err, groups)
+	}
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		n.t.Fatal(err)
 	}
@@ -323,5 +328,35 @@ func TestSandboxHandlerIsListed(t *testing.T) {
 	}
 	if log := n.output.String(); !strings.Contains(log, "runtime handler is left out") || !strings.Contains(log, "/absent/runsc") {
 		t.Error("nobody was told of the absent runtime")
+	}
+}
+
+// A daemon that is killed at any moment of a sandbox's life leaves nothing of it.
+func TestKilledAmongSandboxesNothingIsLeft(t *testing.T) {
+	n, image := sandboxNode(t)
+	for round := range 6 {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			pod := n.podConfig()
+			a, err := n.RunPodSandbox(n.ctx(), &cri.RunPodSandboxRequest{Config: pod, RuntimeHandler: "runsc"})
+			if err != nil {
+				return
+			}
+			c, err := n.CreateContainer(n.ctx(), &cri.CreateContainerRequest{PodSandboxId: a.GetPodSandboxId(), Config: n.containerConfig(image, "sleep", "999"), SandboxConfig: pod})
+			if err != nil {
+				return
+			}
+			_, _ = n.StartContainer(n.ctx(), &cri.StartContainerRequest{ContainerId: c.GetContainerId()})
+			_, _ = n.StopPodSandbox(n.ctx(), &cri.StopPodSandboxRequest{PodSandboxId: a.GetPodSandboxId()})
+		}()
+		time.Sleep(time.Duration(50+rand.IntN(1500)) * time.Millisecond)
+		n.kill()
+		<-done
+		n.start()
+		n.removeAll()
+		if t.Failed() {
+			t.Fatalf("round %d", round)
+		}
 	}
 }
