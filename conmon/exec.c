@@ -11,7 +11,6 @@
 #include <errno.h>
 #include <signal.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -70,6 +69,7 @@ int exec_main(int argc, char **argv)
 {
 	const char *pid_file = argv[0], *score = argv[1];
 	char path[64];
+	struct text proc = text_in(path, sizeof path);
 	pid_t runtime, command;
 	int status;
 
@@ -96,7 +96,9 @@ int exec_main(int argc, char **argv)
 	command = read_pid(pid_file);
 	if (command < 0)
 		return 125;
-	snprintf(path, sizeof path, "/proc/%d/oom_score_adj", command);
+	text_put(&proc, "/proc/");
+	text_number(&proc, command);
+	text_put(&proc, "/oom_score_adj");
 	set_oom_score(path, score);
 	if (wait_for_command(command, &status) < 0)
 		return 125;

@@ -81,7 +81,9 @@ func (c *conform) limits(id string) *cri.LinuxContainerResources {
 		r.MemoryLimitInBytes = number(value("", "memory.max"))
 		r.MemorySwapLimitInBytes = r.MemoryLimitInBytes + number(value("", "memory.swap.max"))
 	}
-	r.CpusetCpus, r.CpusetMems = value("cpuset", "cpuset.cpus"), value("cpuset", "cpuset.mems")
+	if someLimits().CpusetCpus != "" {
+		r.CpusetCpus, r.CpusetMems = value("cpuset", "cpuset.cpus"), value("cpuset", "cpuset.mems")
+	}
 	return r
 }
 
@@ -139,10 +141,19 @@ func (c *conform) sameLimits(id string, want *cri.LinuxContainerResources) {
 }
 
 func someLimits() *cri.LinuxContainerResources {
-	return &cri.LinuxContainerResources{
+	return withoutCpuset(&cri.LinuxContainerResources{
 		CpuPeriod: 50000, CpuQuota: 20000, CpuShares: 512, MemoryLimitInBytes: 64 << 20, MemorySwapLimitInBytes: 96 << 20,
 		OomScoreAdj: 777, CpusetCpus: "0", CpusetMems: "0",
+	})
+}
+
+// withoutCpuset leaves out what some kernels for virtual machines have no controller for.
+func withoutCpuset(r *cri.LinuxContainerResources) *cri.LinuxContainerResources {
+	controllers, err := os.ReadFile("/sys/fs/cgroup/cgroup.controllers")
+	if err == nil && !strings.Contains(string(controllers), "cpuset") {
+		r.CpusetCpus, r.CpusetMems = "", ""
 	}
+	return r
 }
 
 func conformLimits(c *conform) {
@@ -216,13 +227,16 @@ func (c *conform) update(id string, r *cri.LinuxContainerResources) error {
 
 func conformUpdateRunning(c *conform) {
 	id := c.sleeper(func(k *cri.ContainerConfig) { k.Linux.Resources = someLimits() })
-	change := &cri.LinuxContainerResources{CpuQuota: 30000, CpuShares: 256, MemoryLimitInBytes: 80 << 20, OomScoreAdj: 900, CpusetCpus: "0-1"}
+	change := withoutCpuset(&cri.LinuxContainerResources{CpuQuota: 30000, CpuShares: 256, MemoryLimitInBytes: 80 << 20, OomScoreAdj: 900, CpusetCpus: "0-1"})
 	if err := c.update(id, change); err != nil {
 		c.t.Fatal(err)
 	}
 	// What the change does not set stays.
 	want := someLimits()
-	want.CpuQuota, want.CpuShares, want.MemoryLimitInBytes, want.OomScoreAdj, want.CpusetCpus = 30000, 256, 80<<20, 900, "0-1"
+	want.CpuQuota, want.CpuShares, want.MemoryLimitInBytes, want.OomScoreAdj = 30000, 256, 80<<20, 900
+	if change.CpusetCpus != "" {
+		want.CpusetCpus = change.CpusetCpus
+	}
 	c.sameLimits(id, want)
 	if got := c.container(id).GetResources().GetLinux(); got.String() != want.String() {
 		c.t.Errorf("status %v, want %v", got, want)

@@ -19,7 +19,9 @@ func conformSELinuxCases() []conformCase {
 				"LinuxSandboxSecurityContext.selinux_options", "LinuxContainerSecurityContext.selinux_options", "SELinuxOption.user",
 				"SELinuxOption.role", "SELinuxOption.type", "SELinuxOption.level", "Mount.selinux_relabel",
 			},
-			refuses: []string{"LinuxSandboxSecurityContext.selinux_options", "SELinuxOption.user"},
+			refuses: []string{
+				"LinuxSandboxSecurityContext.selinux_options", "LinuxContainerSecurityContext.selinux_options", "SELinuxOption.user", "SELinuxOption.type",
+			},
 		},
 		{
 			name: "apparmor of the pause process", run: conformPauseAppArmor,
@@ -56,6 +58,9 @@ func conformSELinux(c *conform) {
 	c.refusedPod(func(p *cri.PodSandboxConfig) {
 		p.Linux.SecurityContext.SelinuxOptions = &cri.SELinuxOption{User: "a:b"}
 	}, "selinux_options.user")
+	c.refusedContainer(func(k *cri.ContainerConfig) {
+		k.Linux.SecurityContext.SelinuxOptions = &cri.SELinuxOption{Type: "a b"}
+	}, "selinux_options.type")
 }
 
 func conformPauseAppArmor(c *conform) {

@@ -83,10 +83,10 @@ func TestFailedUpdateIsTakenBack(t *testing.T) {
 			c, failures := updateNode(t, handler)
 			limited := c.sleeper(func(k *cri.ContainerConfig) { k.Linux.Resources = someLimits() })
 			open := c.sleeper(nil)
-			change := &cri.LinuxContainerResources{
+			change := withoutCpuset(&cri.LinuxContainerResources{
 				CpuPeriod: 70000, CpuQuota: 7000, CpuShares: 77, MemoryLimitInBytes: 70 << 20, MemorySwapLimitInBytes: 70 << 20,
 				CpusetCpus: "1", OomScoreAdj: 888,
-			}
+			})
 			untouched := c.limits(open).String()
 			for _, id := range []string{limited, open} {
 				if err := os.WriteFile(failures, []byte("once\n"), 0o600); err != nil {
@@ -115,7 +115,7 @@ func TestFailedUpdateIsTakenBack(t *testing.T) {
 			c.kill()
 			c.start()
 			want := change
-			want.CpusetMems = "0"
+			want.CpusetMems = someLimits().CpusetMems
 			c.sameLimits(limited, want)
 			if got := c.container(limited).GetResources().GetLinux(); got.String() != want.String() {
 				t.Errorf("after a restart: %v, want %v", got, want)

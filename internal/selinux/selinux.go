@@ -56,11 +56,8 @@ func (p *Policy) Enabled() bool { return p.enabled }
 // Pod returns the labels of a new pod and holds their level until Release. Without a
 // level in o it is one that no other pod holds.
 func (p *Policy) Pod(o *cri.SELinuxOption) (Labels, error) {
-	if !p.enabled {
-		return Labels{}, nil
-	}
 	options, err := initOptions(o)
-	if err != nil {
+	if err != nil || !p.enabled {
 		return Labels{}, err
 	}
 	return p.fresh(options)
@@ -120,10 +117,7 @@ func (p *Policy) Release(l Labels) {
 // Container returns the labels of a container: the pod's, but for what o says. It holds
 // no level: one that is given is shared with whoever has it.
 func (p *Policy) Container(of Labels, o *cri.SELinuxOption) (Labels, error) {
-	if !p.enabled || of.Process == "" {
-		return Labels{}, nil
-	}
-	if _, err := initOptions(o); err != nil {
+	if _, err := initOptions(o); err != nil || !p.enabled || of.Process == "" {
 		return Labels{}, err
 	}
 	process, err := selinux.NewContext(of.Process)
