@@ -1,9 +1,11 @@
 package test
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -136,6 +138,55 @@ func TestPodInASandboxOfItsRuntime(t *testing.T) {
 	n.wantCode(serverID, 137)
 	if s := n.sandbox(box); s.GetState() != cri.PodSandboxState_SANDBOX_READY {
 		t.Errorf("the sandbox: %v", s)
+	}
+}
+
+// Users, environment, mounts and a read-only root are what they are elsewhere; so is a
+// command that does not exist.
+func TestContainersInASandboxHaveWhatTheyAskFor(t *testing.T) {
+	n, image := sandboxNode(t)
+	pod := n.podConfig()
+	pod.Linux.SecurityContext.Privileged = true
+	box := n.runSandboxed(pod)
+	shared, fixed := t.TempDir(), t.TempDir()
+	if err := errors.Join(os.WriteFile(fixed+"/in", []byte("given\n"), 0o644), os.Chmod(shared, 0o777), os.Chmod(fixed, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	config := n.containerConfig(image, shell("id -u; id -g; echo $WHO; cat /fixed/in; grep -c . /etc/hosts; echo made > /shared/out; touch /root/x || echo no; touch /fixed/x || echo no; touch /dev/shm/x && echo shm; exec sleep 999")...)
+	config.Envs = []*cri.KeyValue{{Key: "WHO", Value: []byte("me")}}
+	config.Mounts = []*cri.Mount{{HostPath: shared, ContainerPath: "/shared"}, {HostPath: fixed, ContainerPath: "/fixed", Readonly: true}}
+	config.Linux.SecurityContext.RunAsUser, config.Linux.SecurityContext.RunAsGroup = &cri.Int64Value{Value: 1000}, &cri.Int64Value{Value: 1001}
+	config.Linux.SecurityContext.ReadonlyRootfs = true
+	config.Linux.Resources = &cri.LinuxContainerResources{MemoryLimitInBytes: 64 << 20, CpuShares: 512}
+	id := n.runContainer(box, pod, config)
+	n.awaitLog(logOf(pod, config), "shm")
+	var lines []string
+	for _, r := range n.log(logOf(pod, config)) {
+		if r.stream == "stdout" {
+			lines = append(lines, r.text)
+		}
+	}
+	if got := strings.Join(lines, " "); !regexp.MustCompile(`^1000 1001 me given [1-9][0-9]* no no shm$`).MatchString(got) {
+		t.Errorf("the container sees %q", got)
+	}
+	if out, err := os.ReadFile(shared + "/out"); err != nil || string(out) != "made\n" {
+		t.Errorf("on the node: %q, %v", out, err)
+	}
+	if got := string(n.exec(id, shell("id -u; echo $WHO")...).GetStdout()); got != "1000\nme\n" {
+		t.Errorf("exec: %q", got)
+	}
+	privileged := n.containerConfig(image, "sleep", "999")
+	privileged.Linux.SecurityContext.Privileged = true
+	nodes := string(n.exec(n.runContainer(box, pod, privileged), "ls", "/dev").GetStdout())
+	if !strings.Contains(nodes, "null") || strings.Contains(nodes, "loop") || strings.Contains(nodes, "kmsg") {
+		t.Errorf("a privileged container's devices: %q", nodes)
+	}
+	absent := n.create(box, pod, n.containerConfig(image, "/absent"))
+	if _, err := n.StartContainer(n.ctx(), &cri.StartContainerRequest{ContainerId: absent}); err == nil || !strings.Contains(err.Error(), "/absent") {
+		t.Errorf("start of what is absent: %v", err)
+	}
+	if s := n.container(absent); s.GetState() != cri.ContainerState_CONTAINER_EXITED || s.GetExitCode() != 128 || s.GetReason() != "StartError" {
+		t.Errorf("what could not be started: %v", s)
 	}
 }
 

@@ -233,6 +233,9 @@ func runtimeOf(h pod.Handler) oci.Runtime {
 
 func (e *Engine) node(h Handler) spec.Node {
 	n := e.Settings.Node
+	if h.Runtime.Sandbox {
+		n.Capabilities = sandboxCapabilities(n.Capabilities)
+	}
 	return spec.Node{
 		OCIVersion: h.Features.OCIVersion, RecursiveReadOnly: h.Features.RecursiveReadOnly, IDMap: h.Features.IDMap,
 		WithoutNodeDevices: h.WithoutNodeDevices || h.Runtime.Sandbox,

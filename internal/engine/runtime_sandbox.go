@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -131,4 +132,12 @@ func checkUpdate(v pod.Container) error {
 		return nil
 	}
 	return fault.New(fault.FailedPrecondition, "update %s: the runtime handler %q cannot change the resources of a running container", v.ID, v.Handler.Name)
+}
+
+// sandboxCapabilities are those of the node's kernel that a sandbox's may know: runsc
+// refuses a container with one that is newer than CAP_AUDIT_READ (Linux 3.16). What they
+// allow, it has not.
+func sandboxCapabilities(held []string) []string {
+	newer := []string{"CAP_PERFMON", "CAP_BPF", "CAP_CHECKPOINT_RESTORE"}
+	return slices.DeleteFunc(slices.Clone(held), func(name string) bool { return slices.Contains(newer, name) })
 }
