@@ -146,9 +146,9 @@ struct conmon {
 	struct options opt;
 	enum state state;
 	int dir, signals, listener, console, devnull, init_pidfd, words_fd, tty_peer;
-	int stdio[3]; /* kept from create to start, of a sandboxed container; -1 otherwise */
+	int stdio[3]; /* the container's ends of its pipes; a sandboxed one's are kept from create to start */
 	char oom_score_adj[16]; /* before ours was lowered: the runtime's again */
-	pid_t runtime, init; /* the running runtime command; the container's first process, or its sandbox */
+	pid_t runtime, init; /* the running runtime command; the container's first process, 0 inside of a sandbox */
 	bool init_gone, init_seen; /* waited for; seen dead, and the counters read */
 	int init_status;
 	uint64_t start_ticks;
@@ -232,11 +232,8 @@ int make_nonblocking(int fd);
 int words_take(struct conmon *m, int fd);
 void words_failure(struct conmon *m, const char *stage, int status);
 bool words_message(char *log, char *out, size_t size);
-/* The exit code in the answer of a runtime's wait, {"id":"ID","exitStatus":N} and a
- * newline; -EINVAL for anything else. */
-int words_exit_code(const char *words, const char *id);
-/* The exit code that the runtime's wait told before it ended with status; 255, and why
- * in m->failure, when it told none. */
+/* The exit code that the runtime's wait told before it ended with status: its words end
+ * with "exitStatus":N} and a newline. 255, and why in m->failure, for all else. */
 int words_verdict(struct conmon *m, int status);
 
 /* record.c */

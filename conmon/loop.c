@@ -19,13 +19,14 @@ enum {
 
 int conmon_init(struct conmon *m)
 {
-	int *unset[] = { &m->dir,	 &m->signals,  &m->listener,	     &m->console,	&m->devnull,
-			 &m->init_pidfd, &m->words_fd, &m->tty_peer,	     &m->input.fd,	&m->witness.fd,
-			 &m->pod_oom.fd, &m->log.fd,   &m->container_oom.fd, &m->streams[0].fd, &m->streams[1].fd,
-			 &m->stdio[0],	 &m->stdio[1], &m->stdio[2] };
+	int *unset[] = { &m->input.fd,	       &m->witness.fd,	  &m->pod_oom.fd,   &m->log.fd,
+			 &m->container_oom.fd, &m->streams[0].fd, &m->streams[1].fd };
 
 	for (size_t i = 0; i < sizeof unset / sizeof *unset; i++)
 		*unset[i] = -1;
+	/* From dir to stdio they lie together: all bits make -1. */
+	memset((char *)m + offsetof(struct conmon, dir), 0xff,
+	       offsetof(struct conmon, oom_score_adj) - offsetof(struct conmon, dir));
 	m->buffers = mmap(NULL, sizeof *m->buffers, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (m->buffers == MAP_FAILED)
 		return -errno;
@@ -292,7 +293,7 @@ static void reap(struct conmon *m)
 	while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
 		if (pid == m->runtime) {
 			runtime_done(m, status);
-		} else if (pid == m->init && !m->init_gone && !m->opt.sandboxed) {
+		} else if (pid == m->init && !m->init_gone) {
 			if (!m->init_seen)
 				see_end(m);
 			m->init_gone = true;

@@ -110,30 +110,15 @@ void words_failure(struct conmon *m, const char *stage, int status)
 	}
 }
 
-/* What is behind prefix; NULL when s does not begin with it, or is NULL. */
-static const char *behind(const char *s, const char *prefix)
-{
-	size_t n = strlen(prefix);
-
-	return s && strncmp(s, prefix, n) == 0 ? s + n : NULL;
-}
-
 int words_verdict(struct conmon *m, int status)
 {
-	int code = status ? -EINVAL : words_exit_code(m->words, m->opt.id);
-
-	if (code >= 0)
-		return code;
-	words_failure(m, "wait", status);
-	return 255;
-}
-
-int words_exit_code(const char *words, const char *id)
-{
-	const char *p = behind(behind(behind(words, "{\"id\":\""), id), "\",\"exitStatus\":");
+	static const char key[] = "\"exitStatus\":";
+	const char *p = find(m->words, key);
 	uint64_t code;
 
-	if (!p || parse_number(p, &p, &code) < 0 || code > 255 || strcmp(p, "}\n") != 0)
-		return -EINVAL;
-	return (int)code;
+	if (status == 0 && p && parse_number(p + sizeof key - 1, &p, &code) == 0 && code <= 255 &&
+	    strcmp(p, "}\n") == 0)
+		return (int)code;
+	words_failure(m, "wait", status);
+	return 255;
 }

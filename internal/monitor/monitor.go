@@ -102,7 +102,7 @@ type Spec struct {
 	// clients, StdinOnce closes it when the first of them is done.
 	TTY, Stdin, StdinOnce bool
 	// Sandboxed: the first process is inside of a sandbox that other containers share. The
-	// runtime's wait tells its end, Pid is the sandbox's, and Kill is refused.
+	// runtime's wait tells its end, its Pid is 0, and Kill fails with ESRCH.
 	Sandboxed bool
 	// StdioUID and StdioGID are whose the pipes are on which the container's output comes,
 	// by the IDs of the node.
