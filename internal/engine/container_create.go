@@ -45,7 +45,7 @@ func (e *Engine) CreateContainer(ctx context.Context, sandboxID string, config *
 
 func (e *Engine) createContainer(ctx context.Context, op *operation, s *sandbox, config *cri.ContainerConfig) (string, error) {
 	op.stage("image")
-	img, ok, err := e.Images.Status(ctx, config.GetImage().GetImage())
+	img, ok, err := e.FindImage(ctx, config.GetImage())
 	if err != nil {
 		return "", fmt.Errorf("image %s: %w", config.GetImage().GetImage(), err)
 	}
@@ -198,9 +198,19 @@ func logPath(directory, relative string) (string, error) {
 	if err != nil {
 		return "", fault.New(fault.InvalidArgument, "log_path: %w", err)
 	}
-	// The kubelet made it with these modes; crictl has not.
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	// The kubelet made it with these modes; crictl has not. The links above the pod's
+	// directory are the node's own. From there on a container that sees the directory could
+	// have made them, and none leads out.
+	above := filepath.Dir(filepath.Clean(directory))
+	if err := os.MkdirAll(above, 0o755); err != nil {
 		return "", fmt.Errorf("log directory: %w", err)
+	}
+	below, err := filepath.Rel(above, filepath.Dir(path))
+	if err != nil {
+		return "", fmt.Errorf("log directory: %w", err)
+	}
+	if err := untrusted.MkdirAllInRoot(above, below, 0o755, untrusted.Owner{}); err != nil {
+		return "", fmt.Errorf("log directory %s, in which no link may lead out of %s: %w", directory, above, err)
 	}
 	return path, nil
 }

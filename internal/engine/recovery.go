@@ -169,7 +169,7 @@ func (e *Engine) recoverUpdate(c *container) {
 	}
 	c.queue.do(func() {
 		if err := e.undoUpdate(e.ctx, c); err != nil && e.ctx.Err() == nil {
-			e.Log.Error("recovery", "err", err)
+			e.Log.Warn("recovery: trying again", "err", err)
 		}
 	})
 }

@@ -12,8 +12,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -132,8 +134,12 @@ func (r Runtime) Delete(ctx context.Context, id string) error {
 
 func (r Runtime) knows(id string) (bool, error) {
 	if r.Sandbox {
-		found, err := filepath.Glob(filepath.Join(r.Root, id+"_sandbox:*"))
-		return len(found) > 0, err
+		// ID_sandbox:SANDBOX.state, and .lock beside it.
+		entries, err := os.ReadDir(r.Root)
+		if errors.Is(err, fs.ErrNotExist) {
+			return false, nil
+		}
+		return slices.ContainsFunc(entries, func(f os.DirEntry) bool { return strings.HasPrefix(f.Name(), id+"_sandbox:") }), err
 	}
 	_, err := os.Stat(filepath.Join(r.Root, id))
 	return !errors.Is(err, fs.ErrNotExist), nil
@@ -151,6 +157,10 @@ func (r Runtime) Update(ctx context.Context, id string, resources *specs.LinuxRe
 	if err != nil {
 		return fmt.Errorf("runtime update %s: %w", id, err)
 	}
+	// It ends with the daemon, which is a thread for the kernel: the next daemon takes the
+	// update back and must not be overtaken.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	if _, err := run(ctx, data, r.Path, append(r.GlobalArgs(), "update", "--resources", "-", id)...); err != nil {
 		return fmt.Errorf("runtime update %s: %w", id, err)
 	}
@@ -162,6 +172,9 @@ func run(ctx context.Context, stdin []byte, path string, args ...string) ([]byte
 	var out, text bytes.Buffer
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Dir = "/"
+	if stdin != nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), &out, &text
 	// A grandchild may hold the pipes; the answer does not depend on it.
 	cmd.WaitDelay = time.Second

@@ -223,7 +223,13 @@ func (b *builder) environment() error {
 		env = append(env, "TERM=xterm")
 	}
 	env = append(env, b.Node.DefaultEnv...)
-	env = append(env, b.Image.Env...)
+	for _, kv := range b.Image.Env {
+		// A runtime in C would see what is before it, and another one refuse the container.
+		if strings.Contains(kv, "\x00") {
+			return fmt.Errorf("env of the image: %q contains a NUL byte", kv)
+		}
+		env = append(env, kv)
+	}
 	for _, kv := range b.Config.GetEnvs() {
 		if strings.ContainsAny(kv.GetKey(), "=\x00") || kv.GetKey() == "" {
 			return fmt.Errorf("envs: %q is not a name of an environment variable", kv.GetKey())
