@@ -49,6 +49,9 @@ func (e *Engine) updateContainer(ctx context.Context, op *operation, c *containe
 	if v.Phase != pod.ContainerCreated && v.Phase != pod.ContainerRunning {
 		return fault.New(fault.FailedPrecondition, "container %s is %s: only a created or running one can be updated", v.ID, v.Phase)
 	}
+	if err := checkUpdate(v); err != nil {
+		return err
+	}
 	node := e.node(e.configured(v.Handler))
 	if v.Phase == pod.ContainerRunning {
 		if err := spec.CheckUpdate(v.Resources, change, node); err != nil {

@@ -103,6 +103,16 @@ func TestGolden(t *testing.T) {
 			}
 			return s
 		},
+		"sandbox-pause": func(t *testing.T) *specs.Spec {
+			s, err := Pause(Input{
+				Node: podInput().Node, Rootfs: "/run/crio/pause", CgroupsPath: "/kubepods/pod1/crio-p1", Namespaces: Namespaces{Net: "/run/crio/ns/p1/net"},
+				Hostname: "web-0", Annotations: map[string]string{"io.kubernetes.cri.container-type": "sandbox"},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s
+		},
 		"pause": func(t *testing.T) *specs.Spec {
 			s, err := Pause(Input{
 				Node: podInput().Node, Rootfs: "/run/crio/pause", CgroupsPath: "/kubepods/pod1/crio-p1", Namespaces: podInput().Namespaces,
