@@ -28,7 +28,7 @@ func (e *Engine) CreateContainer(ctx context.Context, sandboxID string, config *
 		return "", err
 	}
 	v := s.snapshot()
-	if err := errors.Join(checkContainer(config, v), e.checkImages(config)); err != nil {
+	if err := errors.Join(checkContainer(config, v), e.checkImages(config), checkInRuntimeSandbox(config, v.Handler)); err != nil {
 		return "", fault.As(fault.InvalidArgument, err)
 	}
 	key := pod.KeyOfContainer(v.ID, config.GetMetadata())

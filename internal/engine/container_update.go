@@ -49,6 +49,9 @@ func (e *Engine) updateContainer(ctx context.Context, op *operation, c *containe
 	if v.Phase != pod.ContainerCreated && v.Phase != pod.ContainerRunning {
 		return fault.New(fault.FailedPrecondition, "container %s is %s: only a created or running one can be updated", v.ID, v.Phase)
 	}
+	if err := checkUpdate(v); err != nil {
+		return err
+	}
 	node := e.node(e.configured(v.Handler))
 	if v.Phase == pod.ContainerRunning {
 		if err := spec.CheckUpdate(v.Resources, change, node); err != nil {
@@ -110,7 +113,8 @@ func (e *Engine) updateOf(v pod.Container, force, told *cri.LinuxContainerResour
 	resources := *running.Linux.Resources
 	// The devices stay, and with them the runtime's own program in the cgroup.
 	resources.Devices, resources.HugepageLimits, resources.Pids = nil, nil, nil
-	if resources.Memory != nil {
+	// For crun, -1 is less than anything.
+	if m := resources.Memory; m != nil && m.Limit != nil && *m.Limit > 0 {
 		check := true
 		resources.Memory.CheckBeforeUpdate = &check
 	}

@@ -214,7 +214,7 @@ func (e *Engine) handler(name string) (pod.Handler, error) {
 		return pod.Handler{}, fault.New(fault.InvalidArgument,
 			"runtime handler %q is not configured: add [crio.runtime.runtimes.%s] or use the default", name, name)
 	}
-	return pod.Handler{Name: name, Path: h.Runtime.Path, Root: h.Runtime.Root, Systemd: h.Runtime.Systemd}, nil
+	return pod.Handler{Name: name, Path: h.Runtime.Path, Root: h.Runtime.Root, Systemd: h.Runtime.Systemd, Args: h.Runtime.Args, Sandbox: h.Runtime.Sandbox}, nil
 }
 
 // configured returns the handler's settings; those of the default one when the
@@ -231,16 +231,19 @@ func (e *Engine) configured(h pod.Handler) Handler {
 }
 
 func runtimeOf(h pod.Handler) oci.Runtime {
-	return oci.Runtime{Path: h.Path, Root: h.Root, Systemd: h.Systemd}
+	return oci.Runtime{Path: h.Path, Root: h.Root, Systemd: h.Systemd, Args: h.Args, Sandbox: h.Sandbox}
 }
 
 func (e *Engine) node(h Handler) spec.Node {
 	n := e.Settings.Node
+	if h.Runtime.Sandbox {
+		n.Capabilities = sandboxCapabilities(n.Capabilities)
+	}
 	return spec.Node{
 		OCIVersion: h.Features.OCIVersion, RecursiveReadOnly: h.Features.RecursiveReadOnly, IDMap: h.Features.IDMap,
-		WithoutNodeDevices: h.WithoutNodeDevices,
+		WithoutNodeDevices: h.WithoutNodeDevices || h.Runtime.Sandbox,
 		CgroupV2:           e.Cgroups.Version() == 2, Hugetlb: e.Cgroups.HasHugetlb(), Swap: e.Cgroups.HasSwap(),
-		CPUs: e.nodeSet(presentCPUs, ""), MemoryNodes: e.nodeSet(onlineNodes, "0"),
+		Cpuset: e.Cgroups.HasCpuset(), CPUs: e.nodeSet(presentCPUs, ""), MemoryNodes: e.nodeSet(onlineNodes, "0"),
 		Capabilities: n.Capabilities, MinOOMScoreAdj: n.MinOOMScoreAdj,
 		AppArmor: n.AppArmor, AppArmorProfile: n.AppArmorProfile, DefaultCapabilities: n.DefaultCapabilities, DefaultEnv: n.DefaultEnv,
 		Rlimits: n.Rlimits, HardLimits: n.HardLimits, PidsLimit: n.PidsLimit, ReadOnly: n.ReadOnly,

@@ -241,7 +241,7 @@ func (e *Engine) reconnect(ctx context.Context, c *container) {
 	})
 	if err == nil {
 		c.conn.Store(conn)
-		if v.Phase == pod.ContainerCreated && status.Pid != 0 {
+		if v.Phase == pod.ContainerCreated && (status.Pid != 0 || status.StartedAt != 0) {
 			e.commitRecovered(c, pod.Started{Init: pod.Process{Pid: status.Pid, StartTicks: status.StartTicks}, At: status.StartedAt})
 		}
 		return

@@ -30,6 +30,10 @@ type Runtime struct {
 	Root string
 	// Systemd passes --systemd-cgroup.
 	Systemd bool
+	// Args are options of the configuration, before every sub-command.
+	Args []string
+	// Sandbox: the containers of a pod run in a sandbox of the runtime's own (sandbox.go).
+	Sandbox bool
 }
 
 // GlobalArgs come before every sub-command.
@@ -38,7 +42,7 @@ func (r Runtime) GlobalArgs() []string {
 	if r.Systemd {
 		args = append(args, "--systemd-cgroup")
 	}
-	return args
+	return append(args, r.Args...)
 }
 
 // Features is what the daemon needs to know of a runtime.
@@ -118,14 +122,27 @@ func accepted(maximum string) string {
 // cgroup. nil when the runtime does not know it, which its state directory tells
 // without an exec.
 func (r Runtime) Delete(ctx context.Context, id string) error {
-	if _, err := os.Stat(filepath.Join(r.Root, id)); errors.Is(err, fs.ErrNotExist) {
-		return nil
+	if known, err := r.knows(id); err != nil || !known {
+		return err
 	}
 	_, err := run(ctx, nil, r.Path, append(r.GlobalArgs(), "delete", "--force", id)...)
 	if err == nil || notFound(err) {
 		return nil
 	}
 	return fmt.Errorf("runtime delete %s: %w", id, err)
+}
+
+func (r Runtime) knows(id string) (bool, error) {
+	if r.Sandbox {
+		// ID_sandbox:SANDBOX.state, and .lock beside it.
+		entries, err := os.ReadDir(r.Root)
+		if errors.Is(err, fs.ErrNotExist) {
+			return false, nil
+		}
+		return slices.ContainsFunc(entries, func(f os.DirEntry) bool { return strings.HasPrefix(f.Name(), id+"_sandbox:") }), err
+	}
+	_, err := os.Stat(filepath.Join(r.Root, id))
+	return !errors.Is(err, fs.ErrNotExist), nil
 }
 
 // notFound: --force makes runc succeed for an unknown container; crun says this.

@@ -24,7 +24,7 @@ func open(t *testing.T, root, kind string) *Dir {
 }
 
 func handler() pod.Handler {
-	return pod.Handler{Name: "fast", Path: "/usr/bin/crun", Root: "/run/crio/oci/fast", Systemd: true}
+	return pod.Handler{Name: "fast", Path: "/usr/bin/crun", Root: "/run/crio/oci/fast", Systemd: true, Args: []string{"--a"}, Sandbox: true}
 }
 
 // fullSandbox has no empty field, and texts that JSON has to escape.

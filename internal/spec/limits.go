@@ -48,11 +48,15 @@ func CheckResources(r *cri.LinuxContainerResources, node Node) error {
 		}
 		return fmt.Errorf("%s %d: must be %s", f.name, f.value, want)
 	}
-	if err := checkSet("cpuset_cpus", r.GetCpusetCpus(), node.CPUs); err != nil {
-		return err
-	}
-	if err := checkSet("cpuset_mems", r.GetCpusetMems(), node.MemoryNodes); err != nil {
-		return err
+	for _, s := range []struct{ name, asked, has string }{
+		{"cpuset_cpus", r.GetCpusetCpus(), node.CPUs}, {"cpuset_mems", r.GetCpusetMems(), node.MemoryNodes},
+	} {
+		if s.asked != "" && !node.Cpuset {
+			return fmt.Errorf("%s %q: the node has no cpuset controller", s.name, s.asked)
+		}
+		if err := checkSet(s.name, s.asked, s.has); err != nil {
+			return err
+		}
 	}
 	// A limit equal to that of the memory forbids what cannot be limited.
 	if swap := r.GetMemorySwapLimitInBytes(); !node.Swap && swap != 0 && swap != r.GetMemoryLimitInBytes() {

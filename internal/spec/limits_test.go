@@ -13,9 +13,9 @@ func TestCheckResources(t *testing.T) {
 	page := func(limit uint64) *asked {
 		return &asked{HugepageLimits: []*cri.HugepageLimit{{PageSize: "2MB", Limit: limit}}}
 	}
-	full := &Node{CgroupV2: true, Hugetlb: true, Swap: true, CPUs: "0-3,8", MemoryNodes: "0"}
-	v1 := &Node{CPUs: "0", MemoryNodes: "0"} // without huge pages and swap
-	unknown := &Node{CgroupV2: true}
+	full := &Node{CgroupV2: true, Cpuset: true, Hugetlb: true, Swap: true, CPUs: "0-3,8", MemoryNodes: "0"}
+	v1 := &Node{CPUs: "0", MemoryNodes: "0"} // without the optional controllers
+	unknown := &Node{CgroupV2: true, Cpuset: true}
 	for name, c := range map[string]struct {
 		asked  *asked
 		node   *Node // nil is full
@@ -51,6 +51,8 @@ func TestCheckResources(t *testing.T) {
 		"no memory node":         {asked: &asked{CpusetMems: "1"}, refuse: `cpuset_mems "1": the node has 0`},
 		"unknown node":           {asked: &asked{CpusetCpus: "900", CpusetMems: "7"}, node: unknown},
 		"unknown node, no set":   {asked: &asked{CpusetMems: "x"}, node: unknown, refuse: "cpuset_mems"},
+		"no controller":          {asked: &asked{CpusetCpus: "0"}, node: v1, refuse: `cpuset_cpus "0": the node has no cpuset controller`},
+		"no controller for mems": {asked: &asked{CpusetMems: "0"}, node: v1, refuse: "cpuset_mems"},
 		"huge pages":             {asked: page(4)},
 		"no huge pages":          {asked: page(4), node: v1, refuse: "hugepage_limits: 4 bytes of 2MB"},
 		"no huge pages are none": {asked: page(0), node: v1},

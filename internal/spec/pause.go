@@ -10,7 +10,8 @@ import (
 // Pause describes the first process of a pod whose containers share one PID
 // namespace: the built-in program, alone in a read-only root, with no capability.
 // It joins the pod's pinned namespaces and brings a new PID namespace. The user and,
-// of in.Config, the profiles are those of the sandbox's security context.
+// of in.Config, the profiles are those of the sandbox's security context. in.Hostname and
+// in.Annotations are for a runtime that makes a sandbox of it.
 func Pause(in Input) (*specs.Spec, error) {
 	g, err := generate.New("linux")
 	if err != nil {
@@ -27,6 +28,10 @@ func Pause(in Input) (*specs.Spec, error) {
 	g.ClearProcessEnv()
 	g.ClearProcessRlimits()
 	g.RemoveHostname()
+	if in.Hostname != "" {
+		g.SetHostname(in.Hostname)
+	}
+	g.Config.Annotations = in.Annotations
 	g.Config.Process.Capabilities = &specs.LinuxCapabilities{}
 	if err := b.namespaces(); err != nil {
 		return nil, err

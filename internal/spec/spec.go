@@ -35,6 +35,8 @@ type Node struct {
 	IDMap bool
 	// Hugetlb and Swap: huge pages and swap can be limited.
 	Hugetlb, Swap bool
+	// Cpuset: CPUs and memory nodes can be chosen.
+	Cpuset bool
 	// CPUs and MemoryNodes are what the machine has, as lists such as "0-3,8"; "" is not known.
 	CPUs, MemoryNodes string
 	// AppArmor: the kernel has it enabled.

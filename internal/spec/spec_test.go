@@ -26,7 +26,7 @@ func held() []string {
 func podInput(changes ...func(*Input)) Input {
 	in := Input{
 		Node: Node{
-			OCIVersion: "1.2.0", CgroupV2: true, Hugetlb: true, Swap: true, Capabilities: held(), MinOOMScoreAdj: -500, RecursiveReadOnly: true,
+			OCIVersion: "1.2.0", CgroupV2: true, Hugetlb: true, Swap: true, Cpuset: true, Capabilities: held(), MinOOMScoreAdj: -500, RecursiveReadOnly: true,
 			DefaultCapabilities: []string{"CHOWN", "KILL", "NET_BIND_SERVICE", "SETUID"},
 		},
 		Config: &cri.ContainerConfig{
@@ -98,6 +98,16 @@ func TestGolden(t *testing.T) {
 		"users-pause": func(t *testing.T) *specs.Spec {
 			in := podInput(usersPod)
 			s, err := Pause(Input{Node: in.Node, Rootfs: "/run/crio/containers/p1/rootfs", CgroupsPath: "/kubepods/pod1/crio-p1", Namespaces: in.Namespaces})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s
+		},
+		"sandbox-pause": func(t *testing.T) *specs.Spec {
+			s, err := Pause(Input{
+				Node: podInput().Node, Rootfs: "/run/crio/pause", CgroupsPath: "/kubepods/pod1/crio-p1", Namespaces: Namespaces{Net: "/run/crio/ns/p1/net"},
+				Hostname: "web-0", Annotations: map[string]string{"io.kubernetes.cri.container-type": "sandbox"},
+			})
 			if err != nil {
 				t.Fatal(err)
 			}
