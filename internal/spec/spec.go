@@ -139,6 +139,8 @@ func (in Input) Covered(target string) bool {
 type Device struct {
 	specs.LinuxDevice
 	Access string
+	// OfNode: a privileged container has it without asking.
+	OfNode bool
 }
 
 // Result is the specification and what had to be taken back from the request,
