@@ -48,6 +48,17 @@ func (c *conform) deviceIn(dir, name string, minor uint32, mode uint32, owner in
 	return path
 }
 
+// cdiNodes describes vendor.test/KIND=one, which is nothing but devices.
+const cdiNodes = `cdiVersion: "0.7.0"
+kind: "vendor.test/%s"
+devices:
+- name: one
+  containerEdits:
+    deviceNodes:
+    - {path: /dev/thing, hostPath: /dev/zero, permissions: r, uid: 1000, gid: 3000, fileMode: 384}
+    - {path: /dev/log, type: c, major: 1, minor: 11, permissions: r, uid: 1000, fileMode: 438}
+`
+
 // conformUsersDevices: a node for users is the one that was asked for, whatever the
 // machine has at that place, and belongs to who owns it on the machine.
 func conformUsersDevices(c *conform) {
@@ -64,7 +75,7 @@ func conformUsersDevices(c *conform) {
 		if list, ok := strings.CutPrefix(variable, cdiSpecDirs); ok {
 			first, _, _ := strings.Cut(list, ",")
 			path := filepath.Join(first, kind+".yaml")
-			if err := os.WriteFile(path, []byte(cdiFile(kind, filepath.Join(dir, "mark"), kind)), 0o644); err != nil {
+			if err := os.WriteFile(path, fmt.Appendf(nil, cdiNodes, kind), 0o644); err != nil {
 				c.t.Fatal(err)
 			}
 			c.t.Cleanup(func() { _ = os.Remove(path) })
