@@ -166,17 +166,9 @@ func (e *Engine) makeContainer(ctx context.Context, op *operation, box pod.Sandb
 	for _, message := range result.Clamped {
 		e.warnOnce(message)
 	}
-	if len(v.Config.GetCDIDevices()) > 0 {
-		op.stage("cdi")
-		if err := e.injectCDI(&v, result.Spec); err != nil {
-			return v, err
-		}
-	}
-	if box.Users().Private() && len(result.Spec.Linux.Devices) > 0 {
-		op.stage("devices")
-		if err := e.bindDevices(v, in, result.Spec); err != nil {
-			return v, err
-		}
+	op.stage("devices")
+	if err := e.addDevices(&v, in, result.Spec); err != nil {
+		return v, err
 	}
 	if err := e.writeBundle(v.ID, result.Spec); err != nil {
 		return v, fmt.Errorf("bundle %s: %w", v.ID, err)

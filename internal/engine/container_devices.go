@@ -21,6 +21,20 @@ import (
 	"github.com/crio-minimal/crio/internal/spec"
 )
 
+// addDevices completes the finished specification: with CDI's devices, and with nodes for
+// whom the runtime cannot make them.
+func (e *Engine) addDevices(v *pod.Container, in spec.Input, s *specs.Spec) error {
+	if len(v.Config.GetCDIDevices()) > 0 {
+		if err := e.injectCDI(v, s); err != nil {
+			return err
+		}
+	}
+	if in.Namespaces.User == "" {
+		return nil
+	}
+	return e.bindDevices(*v, in, s)
+}
+
 // injectCDI adds what the named devices need to the finished specification, and the
 // groups that they bring to the user that the container is told to have. Devices are
 // named by ContainerConfig.CDI_devices alone: annotations (cdi.k8s.io/...) are anybody's.
