@@ -103,6 +103,11 @@ func conformUsersDevices(c *conform) {
 		c.sees(id, script, want)
 	}
 	c.removeAndLook(id)
+	whole := c.sleeperIn(box, pod, func(k *cri.ContainerConfig) {
+		containerUsers(users, cri.NamespaceMode_CONTAINER)(k)
+		k.Tty, k.Devices = true, []*cri.Device{{HostPath: "/dev", ContainerPath: "/dev", Permissions: "rw"}}
+	})
+	c.sees(whole, "stat -c %u /dev/fuse /dev/kmsg; readlink /dev/ptmx; ls /dev/pts/0", "0\n0\npts/ptmx\n/dev/pts/0\n")
 	config := c.containerConfig(c.image, "true")
 	containerUsers(users, cri.NamespaceMode_CONTAINER)(config)
 	config.Devices = []*cri.Device{{HostPath: "/dev/zero", ContainerPath: "/dev/null", Permissions: "r"}}
@@ -139,7 +144,7 @@ func conformDevicesRefused(c *conform) {
 		words                []string
 	}{
 		{"", "/dev/x", "r", []string{"host_path", "empty"}}, {"dev/null", "/dev/x", "r", []string{"host_path", "dev/null", "absolute"}},
-		{file, "/dev/x", "r", []string{"host_path", file, "neither"}}, {dir, "/dev/x", "r", []string{"host_path", dir, "no device"}},
+		{file, "/dev/x", "r", []string{"host_path", file, "neither"}}, {dir, "/dev/x", "r", []string{"host_path", dir, "no device"}}, {"/dev", "/proc/x", "r", []string{"container_path", "/proc/x"}},
 		{"/dev/pts", "/dev/x", "r", []string{"host_path", "/dev/pts"}}, {"/dev/absent", "/dev/x", "r", []string{"host_path", "/dev/absent", "no such file"}},
 		{file + "/x", "/dev/x", "r", []string{"host_path", "not a directory"}}, {loop, "/dev/x", "r", []string{"host_path", loop, "symbolic links"}},
 		{longName, "/dev/x", "r", []string{"host_path"}}, {longPath, "/dev/x", "r", []string{"host_path"}}, {"/dev/nu\x00ll", "/dev/x", "r", []string{"host_path", "NUL"}},

@@ -111,16 +111,19 @@ func askedDevices(d *cri.Device) ([]specs.LinuxDevice, error) {
 		return nil, refuse("it is neither a device nor a directory of devices")
 	}
 	found, err := walkDevices(host, d.GetContainerPath())
-	switch {
-	case err != nil:
+	if err != nil {
 		return nil, fmt.Errorf("devices: host_path: %w", err)
-	case len(found) == 0:
-		return nil, refuse("no device is in this directory")
+	}
+	if info.IsDir() {
+		// A whole /dev may be given, whose ptmx is not for containers.
+		found = slices.DeleteFunc(found, func(f specs.LinuxDevice) bool { return filepath.Dir(f.Path) == "/dev" && spec.RuntimeMakes(f.Path) })
+	}
+	if len(found) == 0 {
+		return nil, refuse("no device for a container is in this directory")
 	}
 	for _, f := range found {
-		// A whole /dev may be given, whose ptmx is one of these.
-		if spec.RuntimeMakes(f.Path) && !info.IsDir() {
-			return nil, fault.New(fault.InvalidArgument, "devices: container_path %q: the runtime has something of its own there", d.GetContainerPath())
+		if spec.RuntimeMakes(f.Path) {
+			return nil, fault.New(fault.InvalidArgument, "devices: container_path %q: the runtime has something of its own at %s", d.GetContainerPath(), f.Path)
 		}
 	}
 	return found, nil
