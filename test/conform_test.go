@@ -41,7 +41,7 @@ type conform struct {
 func conformCases() []conformCase {
 	return slices.Concat(
 		conformSandboxCases(), conformContainerCases(), conformResourceCases(), conformRuntimeCases(), conformIsolationCases(),
-		conformImageCases(), conformSecurityCases(), conformUsersCases(), conformSELinuxCases(),
+		conformImageCases(), conformSecurityCases(), conformUsersCases(), conformSELinuxCases(), conformPathsCases(),
 		conformValuesCases(),
 	)
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/crio-minimal/crio/internal/fault"
@@ -148,8 +149,8 @@ func (e *Engine) makeContainer(ctx context.Context, op *operation, box pod.Sandb
 		return v, err
 	}
 	op.stage("working directory")
-	if err := untrusted.MkdirAllInRoot(v.Rootfs, spec.WorkingDir(v.Config, img.Config), 0o755, rootOf(box)); err != nil {
-		return v, fmt.Errorf("working directory of %s: %w", v.ID, err)
+	if err := makeWorkingDir(box, v, spec.WorkingDir(v.Config, img.Config)); err != nil {
+		return v, err
 	}
 	if in.Rootfs, err = e.bindRootfs(box, v.ID, v.Rootfs); err != nil {
 		return v, fmt.Errorf("root file system of %s: %w", v.ID, err)
@@ -166,16 +167,28 @@ func (e *Engine) makeContainer(ctx context.Context, op *operation, box pod.Sandb
 	for _, message := range result.Clamped {
 		e.warnOnce(message)
 	}
-	if len(v.Config.GetCDIDevices()) > 0 {
-		op.stage("cdi")
-		if err := e.injectCDI(&v, result.Spec); err != nil {
-			return v, err
-		}
+	op.stage("devices")
+	if err := e.addDevices(&v, in, result.Spec); err != nil {
+		return v, err
 	}
 	if err := e.writeBundle(v.ID, result.Spec); err != nil {
 		return v, fmt.Errorf("bundle %s: %w", v.ID, err)
 	}
 	return v, nil
+}
+
+func makeWorkingDir(box pod.Sandbox, v pod.Container, dir string) error {
+	err := untrusted.MkdirAllInRoot(v.Rootfs, dir, 0o755, rootOf(box))
+	if err == nil {
+		return nil
+	}
+	if badPath(err) {
+		if errno := unix.Errno(0); errors.As(err, &errno) {
+			err = errno
+		}
+		return fault.New(fault.InvalidArgument, "working_dir %.200q: %w", dir, err)
+	}
+	return fmt.Errorf("working_dir of %s: %w", v.ID, err)
 }
 
 // imageName is what people call the image: as it was asked for, or, since the kubelet
@@ -258,6 +271,11 @@ func checkContainer(config *cri.ContainerConfig, box pod.Sandbox) error {
 			return fmt.Errorf("mounts: %s: %w", m.GetContainerPath(), err)
 		}
 		if err := errors.Join(spec.CheckMount(m), checkMappings(m), checkImageMappings(m, box)); err != nil {
+			return err
+		}
+	}
+	for _, d := range config.GetDevices() {
+		if err := spec.CheckDevice(d); err != nil {
 			return err
 		}
 	}

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -10,7 +11,6 @@ import (
 	"slices"
 	"strings"
 
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -64,13 +64,16 @@ func (e *Engine) inputs(ctx context.Context, box pod.Sandbox, v pod.Container, i
 	if err = checkPropagation(ctx, in.Mounts); err != nil {
 		return in, err
 	}
-	if in.Devices, err = devices(v.Config, in.Node.WithoutNodeDevices); err != nil {
+	if err = checkKernelPlaces(ctx, in.Mounts, e.configured(v.Handler).Features.Runc); err != nil {
+		return in, err
+	}
+	if in.Devices, err = devices(ctx, v.Config, in.Node.WithoutNodeDevices); err != nil {
 		return in, err
 	}
 	if err = e.checkAppArmor(v.Config.GetLinux().GetSecurityContext()); err != nil {
 		return in, err
 	}
-	in.SeccompProfile, err = e.seccompProfile(v.Config)
+	in.SeccompProfile, err = e.seccompProfile(ctx, v.Config)
 	return in, err
 }
 
@@ -159,6 +162,9 @@ func (e *Engine) mounts(ctx context.Context, v pod.Container) ([]spec.Mount, err
 		if os.IsNotExist(err) {
 			return nil, fault.New(fault.InvalidArgument, "mounts: host_path %s does not exist", m.GetHostPath())
 		}
+		if badPath(err) {
+			return nil, fault.New(fault.InvalidArgument, "mounts: host_path %.200q of %s: %w", m.GetHostPath(), m.GetContainerPath(), reason(err))
+		}
 		if err != nil {
 			return nil, fmt.Errorf("mounts: host_path %s: %w", m.GetHostPath(), err)
 		}
@@ -168,79 +174,35 @@ func (e *Engine) mounts(ctx context.Context, v pod.Container) ([]spec.Mount, err
 }
 
 func resolve(ctx context.Context, path string) (string, error) {
-	return within(ctx, func() (string, error) { return filepath.EvalSymlinks(path) })
+	return within(ctx, func() (string, error) { return followed(path) })
 }
 
-// devices are the pod's, a directory standing for every node in it; a privileged
-// container has all of the node's beside them, unless its handler keeps them from it.
-func devices(config *cri.ContainerConfig, withoutNodes bool) ([]spec.Device, error) {
-	var out []spec.Device
-	if config.GetLinux().GetSecurityContext().GetPrivileged() && !withoutNodes {
-		all, err := walkDevices("/dev", "/dev", "rwm")
-		if err != nil {
-			return nil, err
-		}
-		out = all
+// followed is the path without symbolic links, of which there may be as many as the
+// kernel follows: path_resolution(7).
+func followed(path string) (string, error) {
+	if _, err := os.Stat(path); err != nil {
+		return "", err
 	}
-	for _, d := range config.GetDevices() {
-		found, err := walkDevices(d.GetHostPath(), d.GetContainerPath(), d.GetPermissions())
-		if err != nil {
-			return nil, fault.New(fault.InvalidArgument, "devices: %w", err)
-		}
-		for _, own := range found {
-			out = slices.DeleteFunc(out, func(o spec.Device) bool { return o.Path == own.Path })
-			out = append(out, own)
-		}
-	}
-	return out, nil
+	return filepath.EvalSymlinks(path)
 }
 
-func walkDevices(host, inside, access string) ([]spec.Device, error) {
-	host, err := filepath.EvalSymlinks(host)
-	if err != nil {
-		return nil, err
-	}
-	var out []spec.Device
-	err = filepath.WalkDir(host, func(path string, entry fs.DirEntry, err error) error {
-		switch {
-		case os.IsNotExist(err):
-			return nil // gone since the directory was read
-		case err != nil:
-			return err
-		// These are the runtime's to make: devpts, the pod's shm, mqueue.
-		case entry.IsDir() && (path == "/dev/pts" || path == "/dev/shm" || path == "/dev/mqueue"):
-			return filepath.SkipDir
-		case entry.Type()&fs.ModeDevice == 0 || path == "/dev/console":
-			return nil
-		}
-		device, err := deviceAt(path)
-		if err == nil {
-			device.Path = filepath.Join(inside, strings.TrimPrefix(path, host))
-			out = append(out, spec.Device{LinuxDevice: device, Access: access})
-		}
-		return err
+// badPath: the name itself is wrong, whoever asks for it.
+func badPath(err error) bool {
+	return slices.ContainsFunc([]error{unix.ENOENT, unix.ENOTDIR, unix.ELOOP, unix.ENAMETOOLONG, unix.EINVAL, unix.EXDEV}, func(e error) bool {
+		return errors.Is(err, e)
 	})
-	return out, err
 }
 
-func deviceAt(path string) (specs.LinuxDevice, error) {
-	var st unix.Stat_t
-	if err := unix.Lstat(path, &st); err != nil {
-		return specs.LinuxDevice{}, fmt.Errorf("stat %s: %w", path, err)
+// reason is err without the path, which may be as long as it is wrong.
+func reason(err error) error {
+	if e := (*fs.PathError)(nil); errors.As(err, &e) {
+		return e.Err
 	}
-	kind := "c"
-	if st.Mode&unix.S_IFMT == unix.S_IFBLK {
-		kind = "b"
-	}
-	mode := fs.FileMode(st.Mode & 0o777)
-	return specs.LinuxDevice{
-		Path: path, Type: kind, Major: int64(unix.Major(st.Rdev)), Minor: int64(unix.Minor(st.Rdev)),
-		FileMode: &mode, UID: &st.Uid, GID: &st.Gid,
-	}, nil
+	return err
 }
 
 // seccompProfile reads a Localhost profile.
-func (e *Engine) seccompProfile(config *cri.ContainerConfig) ([]byte, error) {
+func (e *Engine) seccompProfile(ctx context.Context, config *cri.ContainerConfig) ([]byte, error) {
 	p, err := spec.SeccompProfile(config.GetLinux().GetSecurityContext())
 	if err != nil {
 		return nil, fault.As(fault.InvalidArgument, err)
@@ -251,14 +213,38 @@ func (e *Engine) seccompProfile(config *cri.ContainerConfig) ([]byte, error) {
 	if !filepath.IsAbs(p.GetLocalhostRef()) {
 		return nil, fault.New(fault.InvalidArgument, "seccomp: localhost_ref %q is not an absolute path", p.GetLocalhostRef())
 	}
-	f, err := os.Open(p.GetLocalhostRef())
+	data, err := within(ctx, func() ([]byte, error) { return readProfile(p.GetLocalhostRef()) })
 	if err != nil {
-		return nil, fault.New(fault.InvalidArgument, "seccomp: %w", err)
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxSeccompProfile))
-	if err != nil {
-		return nil, fmt.Errorf("seccomp profile %s: %w", p.GetLocalhostRef(), err)
+		return nil, fault.New(fault.InvalidArgument, "seccomp: localhost_ref %.200q: %w", p.GetLocalhostRef(), reason(err))
 	}
 	return data, nil
+}
+
+// readProfile opens regular files only: on anything else the open alone may block or do
+// something.
+func readProfile(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, errors.New("not a regular file")
+	}
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	// Another one may be there by now.
+	if info, err = f.Stat(); err == nil && !info.Mode().IsRegular() {
+		err = errors.New("not a regular file")
+	}
+	if err != nil {
+		return nil, err
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxSeccompProfile+1))
+	if err == nil && len(data) > maxSeccompProfile {
+		err = fmt.Errorf("more than %d bytes", maxSeccompProfile)
+	}
+	return data, err
 }

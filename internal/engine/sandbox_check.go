@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -9,11 +10,12 @@ import (
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/crio-minimal/crio/internal/spec"
 	"github.com/crio-minimal/crio/internal/untrusted"
 )
 
 // checkSandbox refuses what can never work, and what this version does not do.
-func (e *Engine) checkSandbox(config *cri.PodSandboxConfig) error {
+func (e *Engine) checkSandbox(ctx context.Context, config *cri.PodSandboxConfig) error {
 	m := config.GetMetadata()
 	if m.GetName() == "" || m.GetNamespace() == "" || m.GetUid() == "" {
 		return errors.New("metadata: name, namespace and uid must be set")
@@ -44,7 +46,7 @@ func (e *Engine) checkSandbox(config *cri.PodSandboxConfig) error {
 	if _, ok := cri.SupplementalGroupsPolicy_name[int32(security.GetSupplementalGroupsPolicy())]; !ok {
 		return fmt.Errorf("supplemental_groups_policy: %d is neither Merge nor Strict", security.GetSupplementalGroupsPolicy())
 	}
-	if err := e.checkProfiles(config); err != nil {
+	if err := e.checkProfiles(ctx, config); err != nil {
 		return err
 	}
 	if err := checkPorts(config.GetPortMappings(), options.GetNetwork() == cri.NamespaceMode_NODE); err != nil {
@@ -69,13 +71,18 @@ func (e *Engine) checkSandbox(config *cri.PodSandboxConfig) error {
 
 // checkProfiles refuses what the pause process could not be started with, also where the
 // pod has none: the answer must not depend on that.
-func (e *Engine) checkProfiles(config *cri.PodSandboxConfig) error {
+func (e *Engine) checkProfiles(ctx context.Context, config *cri.PodSandboxConfig) error {
 	pause := pauseConfig(config)
 	if err := e.checkAppArmor(pause.GetLinux().GetSecurityContext()); err != nil {
 		return err
 	}
-	_, err := e.seccompProfile(pause)
-	return err
+	ctx, cancel := context.WithTimeout(ctx, createBudget)
+	defer cancel()
+	text, err := e.seccompProfile(ctx, pause)
+	if err != nil {
+		return err
+	}
+	return spec.CheckSeccomp(pause.GetLinux().GetSecurityContext(), text)
 }
 
 // checkPorts refuses what no node can map, and what only one of two could have. On the
@@ -105,6 +112,9 @@ func checkPorts(ports []*cri.PortMapping, hostNetwork bool) error {
 			var err error
 			if at.ip, err = netip.ParseAddr(ip); err != nil {
 				return fmt.Errorf("port_mappings.host_ip: %w", err)
+			}
+			if at.ip.Zone() != "" {
+				return fmt.Errorf("port_mappings.host_ip: %q has a zone, which no rule of a firewall can hold", ip)
 			}
 		}
 		if taken[at] && at.port != 0 && !hostNetwork {

@@ -36,7 +36,7 @@ func (e *Engine) startPause(ctx context.Context, s *sandbox) (*pod.Process, erro
 	if in.User, err = pauseUser(v.Config.GetLinux().GetSecurityContext()); err != nil {
 		return nil, fmt.Errorf("pause %s: %w", v.ID, err)
 	}
-	if in.SeccompProfile, err = e.seccompProfile(in.Config); err != nil {
+	if in.SeccompProfile, err = e.seccompProfile(ctx, in.Config); err != nil {
 		return nil, fmt.Errorf("pause %s: %w", v.ID, err)
 	}
 	labels, err := e.containerLabels(v, in.Config.GetLinux().GetSecurityContext())

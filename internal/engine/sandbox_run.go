@@ -24,7 +24,7 @@ func (e *Engine) RunSandbox(ctx context.Context, config *cri.PodSandboxConfig, h
 	if err != nil {
 		return "", err
 	}
-	if err := e.checkSandbox(config); err != nil {
+	if err := e.checkSandbox(ctx, config); err != nil {
 		return "", fault.As(fault.InvalidArgument, err)
 	}
 	if err := e.canHaveUsers(config, h); err != nil {

@@ -51,6 +51,8 @@ type Features struct {
 	Version string
 	// OCIVersion is the newest specification that the runtime accepts.
 	OCIVersion string
+	// Runc: the runtime calls itself runc, and takes in /proc what runc takes.
+	Runc bool
 	// ExecByController: exec takes --cgroup CONTROLLER:PATH, as runc's does with cgroup v1.
 	ExecByController bool
 	// RecursiveReadOnly: the mount option "rro" is known.
@@ -77,7 +79,8 @@ func Probe(ctx context.Context, path string) (Features, error) {
 		return Features{}, fmt.Errorf("runtime %s: %w", path, err)
 	}
 	version, _, _ := strings.Cut(string(out), "\n")
-	f := Features{Version: version, OCIVersion: oldestOCIVersion, ExecByController: strings.HasPrefix(version, "runc ")}
+	runc := strings.HasPrefix(version, "runc ")
+	f := Features{Version: version, OCIVersion: oldestOCIVersion, Runc: runc, ExecByController: runc}
 	out, err = run(ctx, nil, path, "features")
 	var known features.Features
 	if err != nil || json.Unmarshal(out, &known) != nil {

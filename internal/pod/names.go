@@ -92,6 +92,9 @@ func (l Layout) VolumeMount(id string, n int) string {
 	return filepath.Join(l.MountDir(id), "volume-"+strconv.Itoa(n))
 }
 
+// DeviceMount is a file system with the device nodes of a container in a user namespace.
+func (l Layout) DeviceMount(id string) string { return filepath.Join(l.MountDir(id), "devices") }
+
 // ImageLayer names the layer by which the container's nth mount shows an image.
 func ImageLayer(id string, n int) string { return id + "-image-" + strconv.Itoa(n) }
 

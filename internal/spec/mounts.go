@@ -149,6 +149,11 @@ func CheckMount(m *cri.Mount) error {
 	if _, ok := cri.MountPropagation_name[int32(m.GetPropagation())]; !ok {
 		return fmt.Errorf("mounts: propagation %d of %s is unknown", m.GetPropagation(), m.GetContainerPath())
 	}
+	if path.IsAbs(m.GetContainerPath()) {
+		if err := checkPath(m.GetContainerPath()); err != nil {
+			return fmt.Errorf("mounts: container_path %.200q: %w", m.GetContainerPath(), err)
+		}
+	}
 	if m.GetRecursiveReadOnly() && (!m.GetReadonly() || !private) {
 		return fmt.Errorf("mounts: recursive_read_only of %s needs readonly and private propagation", m.GetContainerPath())
 	}

@@ -182,6 +182,19 @@ func (b *builder) seccomp() error {
 	return nil
 }
 
+// CheckSeccomp parses the text of a Localhost profile; the others are the node's.
+func CheckSeccomp(s *cri.LinuxContainerSecurityContext, text []byte) error {
+	p, err := SeccompProfile(s)
+	if err != nil || p.GetProfileType() != cri.SecurityProfile_Localhost {
+		return err
+	}
+	process := &specs.Process{Capabilities: &specs.LinuxCapabilities{}}
+	if _, err := seccomp.LoadProfile(string(text), &specs.Spec{Process: process, Linux: &specs.Linux{}}); err != nil {
+		return fmt.Errorf("seccomp: localhost_ref %q: %w", p.GetLocalhostRef(), err)
+	}
+	return nil
+}
+
 // ErrNoAppArmor answers those who ask for a profile by its name.
 var ErrNoAppArmor = errors.New("the node's kernel does not have AppArmor enabled")
 

@@ -143,6 +143,8 @@ func (in Input) Covered(target string) bool {
 type Device struct {
 	specs.LinuxDevice
 	Access string
+	// OfNode: a privileged container has it without asking.
+	OfNode bool
 }
 
 // Result is the specification, the resources that it puts in force, and what had to be
