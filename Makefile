@@ -12,7 +12,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # that is there already is not installed again: PATH-OR-FILE:PACKAGE.
 NODE := runc:runc /usr/lib/cni/bridge:containernetworking-plugins iptables:iptables
 TOOLS := gcc:gcc /usr/include/stdio.h:libc6-dev make:make musl-gcc:musl-tools git:git /etc/ssl/certs/ca-certificates.crt:ca-certificates
-TESTS := crun:crun docker-registry:docker-registry skopeo:skopeo /bin/busybox:busybox-static ip:iproute2 umount:mount \
+TESTS := crun:crun docker-registry:docker-registry skopeo:skopeo /bin/busybox:busybox-static ip:iproute2 umount:mount runsc:runsc \
 	valgrind:valgrind clang-format:clang-format conmon:conmon curl:curl pkg-config:pkg-config \
 	/usr/include/seccomp.h:libseccomp-dev /usr/include/sys/capability.h:libcap-dev /usr/include/yajl/yajl_version.h:libyajl-dev
 HASH := \#

@@ -73,15 +73,15 @@ static int spawn(struct conmon *m, const char *const *tail, const int stdio[3])
 	return 0;
 }
 
-/* Runs one whose stdout and stderr are only words about a failure. */
-static int spawn_apart(struct conmon *m, const char *const *tail)
+/* Runs one whose stdout, and stderr if that is wanted, are words for us alone. */
+static int spawn_apart(struct conmon *m, const char *const *tail, bool with_stderr)
 {
-	cleanup_close int err = -1;
-	int r = make_pipe(&m->words_fd, &err);
+	cleanup_close int out = -1;
+	int r = make_pipe(&m->words_fd, &out);
 
 	if (r < 0 || (r = make_nonblocking(m->words_fd)) < 0)
 		return r;
-	return spawn(m, tail, (int[3]){ m->devnull, err, err });
+	return spawn(m, tail, (int[3]){ m->devnull, out, with_stderr ? out : m->devnull });
 }
 
 int make_nonblocking(int fd)
@@ -103,6 +103,18 @@ int make_pipe(int *reader, int *writer)
 	return 0;
 }
 
+void child_close_stdio(struct conmon *m)
+{
+	for (size_t i = 0; i < 3; i++)
+		close_fd(&m->stdio[i]);
+}
+
+/* Runs one that gives the container its input and output. */
+static int spawn_inside(struct conmon *m, const char *const *tail)
+{
+	return spawn(m, tail, (int[3]){ m->stdio[0] >= 0 ? m->stdio[0] : m->devnull, m->stdio[1], m->stdio[2] });
+}
+
 int child_create(struct conmon *m)
 {
 	char pid_path[1024];
@@ -111,7 +123,7 @@ int child_create(struct conmon *m)
 	const char *tail[] = {
 		"create", "--bundle", m->opt.run_dir, "--pid-file", pid_path, m->opt.id, NULL, NULL, NULL
 	};
-	cleanup_close int in = -1, out = -1, err = -1;
+	int *in = &m->stdio[0], *out = &m->stdio[1], *err = &m->stdio[2];
 	int r;
 
 	text_put(&t, m->opt.run_dir);
@@ -130,26 +142,44 @@ int child_create(struct conmon *m)
 		tail[6] = console_socket;
 		tail[7] = m->opt.id;
 		m->console = sock_listen(m, console_socket, SOCK_STREAM);
-		return m->console < 0 ? m->console : spawn_apart(m, tail);
+		return m->console < 0 ? m->console : spawn_apart(m, tail, true);
 	}
-	if (m->opt.use_stdin && ((r = make_pipe(&in, &m->input.fd)) < 0 || (r = make_nonblocking(m->input.fd)) < 0))
+	if (m->opt.use_stdin && ((r = make_pipe(in, &m->input.fd)) < 0 || (r = make_nonblocking(m->input.fd)) < 0))
 		return r;
-	if ((r = make_pipe(&m->streams[0].fd, &out)) < 0 || (r = make_pipe(&m->streams[1].fd, &err)) < 0)
+	if ((r = make_pipe(&m->streams[0].fd, out)) < 0 || (r = make_pipe(&m->streams[1].fd, err)) < 0)
 		return r;
 	if ((r = make_nonblocking(m->streams[0].fd)) < 0 || (r = make_nonblocking(m->streams[1].fd)) < 0)
 		return r;
 	/* For who opens /dev/stdout: the runtime has no say over our pipes in a user namespace. */
-	if ((in >= 0 && fchown(in, m->opt.stdio_uid, m->opt.stdio_gid) < 0) ||
-	    fchown(out, m->opt.stdio_uid, m->opt.stdio_gid) < 0 || fchown(err, m->opt.stdio_uid, m->opt.stdio_gid) < 0)
+	if ((*in >= 0 && fchown(*in, m->opt.stdio_uid, m->opt.stdio_gid) < 0) ||
+	    fchown(*out, m->opt.stdio_uid, m->opt.stdio_gid) < 0 ||
+	    fchown(*err, m->opt.stdio_uid, m->opt.stdio_gid) < 0)
 		return -errno;
-	return spawn(m, tail, (int[3]){ in >= 0 ? in : m->devnull, out, err });
+	r = spawn_inside(m, tail);
+	if (!m->opt.sandboxed)
+		child_close_stdio(m);
+	return r;
 }
 
+/* It is start that hands a container's input and output to its sandbox. Of its own
+ * words there is the log then. */
 int child_start(struct conmon *m)
 {
 	const char *tail[] = { "start", m->opt.id, NULL };
+	int r;
 
-	return spawn_apart(m, tail);
+	if (m->stdio[1] < 0)
+		return spawn_apart(m, tail, true);
+	r = spawn_inside(m, tail);
+	child_close_stdio(m);
+	return r;
+}
+
+int child_wait(struct conmon *m)
+{
+	const char *tail[] = { "wait", m->opt.id, NULL };
+
+	return spawn_apart(m, tail, false);
 }
 
 int child_delete(struct conmon *m)
@@ -200,6 +230,8 @@ int child_created(struct conmon *m)
 	uint64_t pid;
 	int r;
 
+	if (m->opt.sandboxed)
+		return 0; /* the file names the sandbox: not ours, and others live in it */
 	if (read_small(m->dir, pid_file, buf, sizeof buf) <= 0 || parse_number(buf, NULL, &pid) < 0 || pid <= 1 ||
 	    pid > INT_MAX)
 		return -EINVAL;

@@ -31,6 +31,7 @@ static const struct known {
 	{ "--log-size-max", VALUE, offsetof(struct options, log_size), 0 },
 	{ "--tty", FLAG, offsetof(struct options, tty), 0 },
 	{ "--stdin", FLAG, offsetof(struct options, use_stdin), 0 },
+	{ "--sandboxed", FLAG, offsetof(struct options, sandboxed), 0 },
 	{ "--stdin-once", FLAG, offsetof(struct options, stdin_once), 0 },
 	{ "--join-cgroup", LIST, offsetof(struct options, join), offsetof(struct options, n_join) },
 	{ "--kill-cgroup", LIST, offsetof(struct options, kill), offsetof(struct options, n_kill) },

@@ -75,6 +75,7 @@ struct options {
 	int64_t log_size_max;
 	uint32_t stdio_uid, stdio_gid; /* whose the pipes are */
 	bool tty, use_stdin, stdin_once;
+	bool sandboxed; /* the first process is inside of a sandbox: the runtime alone tells its end */
 };
 
 struct logfile {
@@ -145,8 +146,9 @@ struct conmon {
 	struct options opt;
 	enum state state;
 	int dir, signals, listener, console, devnull, init_pidfd, words_fd, tty_peer;
+	int stdio[3]; /* the container's ends of its pipes; a sandboxed one's are kept from create to start */
 	char oom_score_adj[16]; /* before ours was lowered: the runtime's again */
-	pid_t runtime, init; /* the running runtime command; the container's first process */
+	pid_t runtime, init; /* the running runtime command; the container's first process, 0 inside of a sandbox */
 	bool init_gone, init_seen; /* waited for; seen dead, and the counters read */
 	int init_status;
 	uint64_t start_ticks;
@@ -212,6 +214,9 @@ static inline bool counter_moved(const struct counter *c) { return c->last > c->
 /* child.c */
 int child_create(struct conmon *m);
 int child_start(struct conmon *m);
+void child_close_stdio(struct conmon *m);
+/* Runs the runtime's wait, whose answer becomes the words. */
+int child_wait(struct conmon *m);
 int child_delete(struct conmon *m);
 int child_created(struct conmon *m);
 bool child_ended(const struct conmon *m);
@@ -227,6 +232,9 @@ int make_nonblocking(int fd);
 int words_take(struct conmon *m, int fd);
 void words_failure(struct conmon *m, const char *stage, int status);
 bool words_message(char *log, char *out, size_t size);
+/* The exit code that the runtime's wait told before it ended with status: its words end
+ * with "exitStatus":N} and a newline. 255, and why in m->failure, for all else. */
+int words_verdict(struct conmon *m, int status);
 
 /* record.c */
 int record_write(struct conmon *m);

@@ -285,6 +285,9 @@ static void fuzz_words(struct conmon *m, struct bytes *b)
 		lines += record[i] == '\n';
 	}
 	promise(lines == 11 + (m->failure[0] != '\0'), "a record has its lines");
+	memcpy(m->words, log, n < sizeof m->words - 1 ? n : sizeof m->words - 1);
+	m->failure[0] = '\0';
+	promise(words_verdict(m, 0) == 255 || !m->failure[0], "an exit code is known, or why it is not");
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

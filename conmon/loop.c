@@ -19,12 +19,14 @@ enum {
 
 int conmon_init(struct conmon *m)
 {
-	int *unset[] = { &m->dir,	 &m->signals,  &m->listener,	     &m->console,	&m->devnull,
-			 &m->init_pidfd, &m->words_fd, &m->tty_peer,	     &m->input.fd,	&m->witness.fd,
-			 &m->pod_oom.fd, &m->log.fd,   &m->container_oom.fd, &m->streams[0].fd, &m->streams[1].fd };
+	int *unset[] = { &m->input.fd,	       &m->witness.fd,	  &m->pod_oom.fd,   &m->log.fd,
+			 &m->container_oom.fd, &m->streams[0].fd, &m->streams[1].fd };
 
 	for (size_t i = 0; i < sizeof unset / sizeof *unset; i++)
 		*unset[i] = -1;
+	/* From dir to stdio they lie together: all bits make -1. */
+	memset((char *)m + offsetof(struct conmon, dir), 0xff,
+	       offsetof(struct conmon, oom_score_adj) - offsetof(struct conmon, dir));
 	m->buffers = mmap(NULL, sizeof *m->buffers, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (m->buffers == MAP_FAILED)
 		return -errno;
@@ -131,6 +133,7 @@ static void undo(struct conmon *m)
 {
 	m->state = STATE_UNDOING;
 	m->start_ns = 0;
+	child_close_stdio(m);
 	close_fd(&m->words_fd);
 	close_fd(&m->console);
 	(void)kill_rest(m); /* the runtime's delete waits for them */
@@ -229,11 +232,28 @@ static void created(struct conmon *m)
 		fail_errno(m, "runtime start", r);
 }
 
+/* init's end as the runtime told it, or cannot tell: m->failure says why then. */
+static void ended_elsewhere(struct conmon *m, int code)
+{
+	see_end(m);
+	m->init_gone = true;
+	m->init_status = code << 8; /* as of a process that exits with it (wait(2)) */
+	m->end_ns = now_ns(CLOCK_REALTIME);
+	begin_end(m);
+}
+
 static void runtime_done(struct conmon *m, int status)
 {
 	enum state s = m->state;
+	int r;
 
 	m->runtime = 0;
+	if (s == STATE_RUNNING && m->opt.sandboxed) {
+		take_words(m, &m->words_fd);
+		close_fd(&m->words_fd);
+		ended_elsewhere(m, words_verdict(m, status));
+		return;
+	}
 	if (s == STATE_UNDOING) {
 		finish(m, STATE_FAILED);
 		return;
@@ -251,6 +271,8 @@ static void runtime_done(struct conmon *m, int status)
 		undo(m);
 	} else if (s == STATE_CREATING) {
 		created(m);
+	} else if (m->opt.sandboxed && (r = child_wait(m)) < 0) {
+		fail_errno(m, "runtime wait", r);
 	} else {
 		m->state = STATE_RUNNING;
 		proto_push_started(m);
@@ -291,11 +313,7 @@ static void init_not_ours(struct conmon *m)
 	text_put(&t, "the exit code of process ");
 	text_number(&t, m->init);
 	text_put(&t, " is unknown: it was not the monitor's child");
-	see_end(m);
-	m->init_gone = true;
-	m->init_status = 255 << 8; /* as of a process that exits with 255 (wait(2)) */
-	m->end_ns = now_ns(CLOCK_REALTIME);
-	begin_end(m);
+	ended_elsewhere(m, 255);
 }
 
 /* Both lists run in step: entry i of poll belongs to owner i. */

@@ -109,3 +109,16 @@ void words_failure(struct conmon *m, const char *stage, int status)
 		text_put(&t, "no reason given");
 	}
 }
+
+int words_verdict(struct conmon *m, int status)
+{
+	static const char key[] = "\"exitStatus\":";
+	const char *p = find(m->words, key);
+	uint64_t code;
+
+	if (status == 0 && p && parse_number(p + sizeof key - 1, &p, &code) == 0 && code <= 255 &&
+	    strcmp(p, "}\n") == 0)
+		return (int)code;
+	words_failure(m, "wait", status);
+	return 255;
+}

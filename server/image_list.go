@@ -10,7 +10,8 @@ import (
 
 // ListImages reads the index in memory.
 func (s *Server) ListImages(ctx context.Context, r *cri.ListImagesRequest) (*cri.ListImagesResponse, error) {
-	if err := s.engine.CheckImage(r.GetFilter().GetImage()); err != nil {
+	platform, err := s.engine.CheckImage(r.GetFilter().GetImage())
+	if err != nil {
 		return nil, err
 	}
 	all, err := s.images.List(ctx, r.GetFilter().GetImage().GetImage())
@@ -19,6 +20,9 @@ func (s *Server) ListImages(ctx context.Context, r *cri.ListImagesRequest) (*cri
 	}
 	answer := &cri.ListImagesResponse{}
 	for _, img := range all {
+		if !platform.Accepts(img.Platform) {
+			continue
+		}
 		answer.Images = append(answer.Images, criImage(img))
 	}
 	return answer, nil

@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"encoding/base64"
-	"fmt"
 	"strings"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -18,14 +17,11 @@ func (s *Server) PullImage(ctx context.Context, r *cri.PullImageRequest) (*cri.P
 	if r.GetImage().GetImage() == "" {
 		return nil, fault.New(fault.InvalidArgument, "image is missing")
 	}
-	if err := s.engine.CheckImage(r.GetImage()); err != nil {
-		return nil, err
-	}
-	credential, err := credential(r.GetAuth())
+	platform, err := s.engine.CheckImage(r.GetImage())
 	if err != nil {
 		return nil, err
 	}
-	platform, err := platform(r.GetImage())
+	credential, err := credential(r.GetAuth())
 	if err != nil {
 		return nil, err
 	}
@@ -34,18 +30,6 @@ func (s *Server) PullImage(ctx context.Context, r *cri.PullImageRequest) (*cri.P
 		return nil, err
 	}
 	return &cri.PullImageResponse{ImageRef: id}, nil
-}
-
-// platformAnnotation of an ImageSpec, which the kubelet fills with the pod's annotations,
-// chooses the image of another platform than the node's: "linux/arm64".
-const platformAnnotation = "io.kubernetes.cri-o.platform"
-
-func platform(s *cri.ImageSpec) (image.Platform, error) {
-	p, err := image.ParsePlatform(s.GetAnnotations()[platformAnnotation])
-	if err != nil {
-		return p, fmt.Errorf("image.annotations[%s]: %w", platformAnnotation, err)
-	}
-	return p, nil
 }
 
 // credential reads AuthConfig; its auth field is "user:password" in base64, as in

@@ -12,18 +12,11 @@ import (
 // not there either when the name stands for the image of another platform than the one
 // asked for, so that the kubelet pulls that one.
 func (s *Server) ImageStatus(ctx context.Context, r *cri.ImageStatusRequest) (*cri.ImageStatusResponse, error) {
-	if err := s.engine.CheckImage(r.GetImage()); err != nil {
-		return nil, err
-	}
-	platform, err := platform(r.GetImage())
+	img, ok, err := s.engine.FindImage(ctx, r.GetImage())
 	if err != nil {
 		return nil, err
 	}
-	img, ok, err := s.images.Status(ctx, r.GetImage().GetImage())
-	if err != nil || !ok {
-		return &cri.ImageStatusResponse{}, err
-	}
-	if !img.HasID(r.GetImage().GetImage()) && !platform.Accepts(img.Platform) {
+	if !ok {
 		return &cri.ImageStatusResponse{}, nil
 	}
 	answer := &cri.ImageStatusResponse{Image: criImage(img)}

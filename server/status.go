@@ -28,7 +28,7 @@ func (s *Server) Status(ctx context.Context, r *cri.StatusRequest) (*cri.StatusR
 		Features: &cri.RuntimeFeatures{
 			// The feature is the node's, the runtimes are several: the default one speaks for them.
 			SupplementalGroupsPolicy: true, MountOptions: s.engine.Handlers[s.DefaultHandler].Features.BindOptions,
-			UserNamespacesHostNetwork: true,
+			UserNamespacesHostNetwork: s.engine.ServesUsers() == nil,
 		},
 	}
 	if r.GetVerbose() {

@@ -62,6 +62,9 @@ func (c *conform) limits(id string) *cri.LinuxContainerResources {
 		return strings.TrimSpace(string(data))
 	}
 	number := func(text string) int64 {
+		if text == "max" {
+			return -1
+		}
 		n, err := strconv.ParseInt(text, 10, 64)
 		if err != nil {
 			c.t.Fatal(err)
@@ -74,12 +77,10 @@ func (c *conform) limits(id string) *cri.LinuxContainerResources {
 	} else {
 		r.CpuShares = number(value("", "cpu.weight"))
 		quota, period, _ := strings.Cut(value("", "cpu.max"), " ")
-		r.CpuPeriod = number(period)
-		if r.CpuQuota = -1; quota != "max" {
-			r.CpuQuota = number(quota)
+		r.CpuPeriod, r.CpuQuota, r.MemoryLimitInBytes = number(period), number(quota), number(value("", "memory.max"))
+		if r.MemorySwapLimitInBytes = number(value("", "memory.swap.max")); r.MemorySwapLimitInBytes >= 0 {
+			r.MemorySwapLimitInBytes += r.MemoryLimitInBytes
 		}
-		r.MemoryLimitInBytes = number(value("", "memory.max"))
-		r.MemorySwapLimitInBytes = r.MemoryLimitInBytes + number(value("", "memory.swap.max"))
 	}
 	if someLimits().CpusetCpus != "" {
 		r.CpusetCpus, r.CpusetMems = value("cpuset", "cpuset.cpus"), value("cpuset", "cpuset.mems")
@@ -169,6 +170,9 @@ func conformLimits(c *conform) {
 		"memory_swap_limit_in_bytes": {MemoryLimitInBytes: 64 << 20, MemorySwapLimitInBytes: 32 << 20},
 	} {
 		c.refusedContainer(func(k *cri.ContainerConfig) { k.Linux.Resources = r }, word)
+	}
+	if someLimits().CpusetCpus == "" {
+		c.refusedContainer(func(k *cri.ContainerConfig) { k.Linux.Resources = &cri.LinuxContainerResources{CpusetCpus: "0"} }, "cpuset_cpus", "controller")
 	}
 	c.refusedPod(func(p *cri.PodSandboxConfig) { p.Linux.CgroupParent = "../outside" }, "cgroup_parent")
 }

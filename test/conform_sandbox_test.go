@@ -137,6 +137,10 @@ func conformPodList(c *conform) {
 		item.GetCreatedAt() != s.GetCreatedAt() || !maps.Equal(item.GetLabels(), mark) || item.GetAnnotations()["k"] != "v" || item.GetRuntimeHandler() != "" {
 		c.t.Errorf("listed %v, status %v", item, s)
 	}
+	l, err = c.ListPodSandbox(c.ctx(), &cri.ListPodSandboxRequest{Filter: &cri.PodSandboxFilter{Id: second}})
+	if err != nil || len(l.GetItems()) != 1 || l.GetItems()[0].GetRuntimeHandler() != c.handler {
+		c.t.Errorf("%v, %v: want handler %s", l, err, c.handler)
+	}
 	if got := c.sandbox(second).GetRuntimeHandler(); got != c.handler {
 		c.t.Errorf("runtime handler %q, want %q", got, c.handler)
 	}

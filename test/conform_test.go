@@ -41,7 +41,8 @@ type conform struct {
 func conformCases() []conformCase {
 	return slices.Concat(
 		conformSandboxCases(), conformContainerCases(), conformResourceCases(), conformRuntimeCases(), conformIsolationCases(),
-		conformImageCases(), conformSecurityCases(), conformUsersCases(), conformSELinuxCases(), conformPathsCases(),
+		conformImageCases(), conformSecurityCases(), conformUsersCases(), conformSELinuxCases(),
+		conformValuesCases(), conformPathsCases(),
 	)
 }
 

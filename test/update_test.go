@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -159,6 +160,59 @@ func TestKilledInAnUpdateIsTakenBack(t *testing.T) {
 	c.await("the limits from before", func() error {
 		if got := limit(); got != fmt.Sprint(64<<20) {
 			return fmt.Errorf("memory limit %s", got)
+		}
+		return nil
+	})
+	c.sameLimits(id, someLimits())
+}
+
+// An update whose taking back fails, too, is not forgotten: the next one begins with it.
+func TestUpdateAfterOneThatCouldNotBeTakenBack(t *testing.T) {
+	c, failures := updateNode(t, "runc")
+	id := c.sleeper(func(k *cri.ContainerConfig) { k.Linux.Resources = someLimits() })
+	if err := os.WriteFile(failures, []byte("once\ntwice\nthrice\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.update(id, &cri.LinuxContainerResources{CpuQuota: 7000, MemoryLimitInBytes: 70 << 20}); err == nil {
+		t.Fatal("the update succeeded")
+	}
+	c.refused(c.update(id, &cri.LinuxContainerResources{CpuShares: 99}), codes.FailedPrecondition, "take back")
+	if blocked := c.status().Blocked; len(blocked) != 1 || blocked[0].ID != id {
+		t.Errorf("blocked: %+v", blocked)
+	}
+	if err := c.update(id, &cri.LinuxContainerResources{CpuShares: 99}); err != nil {
+		t.Fatal(err)
+	}
+	want := someLimits()
+	want.CpuShares = 99
+	c.sameLimits(id, want)
+	if blocked := c.status().Blocked; len(blocked) != 0 {
+		t.Errorf("blocked: %+v", blocked)
+	}
+}
+
+// What an update did after the runtime's part is taken back as well: here the bundle
+// cannot be written.
+func TestUpdateThatCannotWriteTheBundle(t *testing.T) {
+	n, image := readyNode(t, options{})
+	c := &conform{node: n, image: image}
+	id := c.sleeper(func(k *cri.ContainerConfig) { k.Linux.Resources = someLimits() })
+	dir := c.path("run/containers/" + id)
+	if err := unix.Mount(dir, dir, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("", dir, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.update(id, &cri.LinuxContainerResources{OomScoreAdj: 900, CpuShares: 99}); err == nil {
+		t.Error("the update succeeded")
+	}
+	if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+		t.Fatal(err)
+	}
+	c.await("the score from before", func() error {
+		if got := string(c.exec(id, "cat", "/proc/1/oom_score_adj").GetStdout()); got != "777\n" {
+			return fmt.Errorf("it is %s", got)
 		}
 		return nil
 	})

@@ -97,7 +97,7 @@ func probeHandler(ctx context.Context, cfg *config.Config, layout pod.Layout, na
 		monitorCgroup = cfg.Runtime.ConmonCgroup
 	}
 	return engine.Handler{
-		Runtime:  oci.Runtime{Path: path, Root: root, Systemd: cfg.Runtime.CgroupManager == cgroup.Systemd},
+		Runtime:  oci.Runtime{Path: path, Root: root, Systemd: cfg.Runtime.CgroupManager == cgroup.Systemd, Args: h.RuntimeArgs, Sandbox: h.RuntimeType == config.RuntimeSandbox},
 		Features: features, Monitor: h.MonitorPath, MonitorEnv: h.MonitorEnv, MonitorCgroup: monitorCgroup,
 		WithoutNodeDevices: h.PrivilegedWithoutHostDevices,
 		StartTimeout:       time.Duration(h.ContainerCreateTimeout) * time.Second, AllowedAnnotations: h.AllowedAnnotations,

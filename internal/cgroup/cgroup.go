@@ -54,8 +54,8 @@ type Tree struct {
 	roots map[string]string
 	// own is the daemon's cgroup below the v2 root.
 	own string
-	// hugetlb and swap tell that huge pages and swap can be limited.
-	hugetlb, swap bool
+	// hugetlb, swap and cpuset tell that huge pages, swap and the CPUs can be limited.
+	hugetlb, swap, cpuset bool
 }
 
 // base is where every distribution mounts the hierarchies.
@@ -78,7 +78,8 @@ func Open(driver string) (*Tree, error) {
 	if st.Type == unix.CGROUP2_SUPER_MAGIC {
 		t.version, t.roots[wholeTree] = 2, base
 		controllers, err := os.ReadFile(filepath.Join(base, "cgroup.controllers"))
-		t.hugetlb = err == nil && slices.Contains(strings.Fields(string(controllers)), "hugetlb")
+		has := strings.Fields(string(controllers))
+		t.hugetlb, t.cpuset = err == nil && slices.Contains(has, "hugetlb"), err == nil && slices.Contains(has, "cpuset")
 		// The root itself has no limits.
 		limits, _ := filepath.Glob(base + "/*/memory.swap.max")
 		t.swap = len(limits) > 0
@@ -125,7 +126,7 @@ func (t *Tree) findV1(mountinfo io.Reader) error {
 	if err := lines.Err(); err != nil {
 		return fmt.Errorf("mountinfo: %w", err)
 	}
-	t.hugetlb = t.roots["hugetlb"] != ""
+	t.hugetlb, t.cpuset = t.roots["hugetlb"] != "", t.roots["cpuset"] != ""
 	if t.roots["memory"] == "" || t.roots["pids"] == "" {
 		return errors.New("neither cgroup v2 nor the v1 controllers memory and pids are mounted below /sys/fs/cgroup")
 	}
@@ -143,6 +144,10 @@ func controllers() []string {
 // HasHugetlb tells whether huge pages can be limited: the controller is one that a
 // kernel or a machine may be without.
 func (t *Tree) HasHugetlb() bool { return t.hugetlb }
+
+// HasCpuset tells whether CPUs and memory nodes can be chosen, which some kernels for
+// virtual machines are built without.
+func (t *Tree) HasCpuset() bool { return t.cpuset }
 
 // HasSwap tells whether swap can be limited: a kernel may be without, or have it turned
 // off by swapaccount=0.

@@ -29,7 +29,7 @@ func (e *Engine) CreateContainer(ctx context.Context, sandboxID string, config *
 		return "", err
 	}
 	v := s.snapshot()
-	if err := errors.Join(checkContainer(config, v), e.checkImages(config)); err != nil {
+	if err := errors.Join(checkContainer(config, v), e.checkImages(config), checkInRuntimeSandbox(config, v.Handler)); err != nil {
 		return "", fault.As(fault.InvalidArgument, err)
 	}
 	key := pod.KeyOfContainer(v.ID, config.GetMetadata())
@@ -46,7 +46,7 @@ func (e *Engine) CreateContainer(ctx context.Context, sandboxID string, config *
 
 func (e *Engine) createContainer(ctx context.Context, op *operation, s *sandbox, config *cri.ContainerConfig) (string, error) {
 	op.stage("image")
-	img, ok, err := e.Images.Status(ctx, config.GetImage().GetImage())
+	img, ok, err := e.FindImage(ctx, config.GetImage())
 	if err != nil {
 		return "", fmt.Errorf("image %s: %w", config.GetImage().GetImage(), err)
 	}
@@ -163,6 +163,7 @@ func (e *Engine) makeContainer(ctx context.Context, op *operation, box pod.Sandb
 		}
 		return v, fault.New(fault.InvalidArgument, "container %s: %w", v.Config.GetMetadata().GetName(), err)
 	}
+	v.Resources = result.Resources
 	for _, message := range result.Clamped {
 		e.warnOnce(message)
 	}
@@ -211,9 +212,19 @@ func logPath(directory, relative string) (string, error) {
 	if err != nil {
 		return "", fault.New(fault.InvalidArgument, "log_path: %w", err)
 	}
-	// The kubelet made it with these modes; crictl has not.
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	// The kubelet made it with these modes; crictl has not. The links above the pod's
+	// directory are the node's own. From there on a container that sees the directory could
+	// have made them, and none leads out.
+	above := filepath.Dir(filepath.Clean(directory))
+	if err := os.MkdirAll(above, 0o755); err != nil {
 		return "", fmt.Errorf("log directory: %w", err)
+	}
+	below, err := filepath.Rel(above, filepath.Dir(path))
+	if err != nil {
+		return "", fmt.Errorf("log directory: %w", err)
+	}
+	if err := untrusted.MkdirAllInRoot(above, below, 0o755, untrusted.Owner{}); err != nil {
+		return "", fmt.Errorf("log directory %s, in which no link may lead out of %s: %w", directory, above, err)
 	}
 	return path, nil
 }
@@ -279,8 +290,11 @@ func checkContainer(config *cri.ContainerConfig, box pod.Sandbox) error {
 	case ipc != cri.NamespaceMode_POD && !(ipc == cri.NamespaceMode_NODE && box.HostIPC()):
 		return fmt.Errorf("namespace_options.ipc: %s is not what sandbox %s was made with", ipc, box.ID)
 	}
-	if o.GetPid() == cri.NamespaceMode_TARGET && o.GetTargetId() == "" {
-		return errors.New("namespace_options.target_id must be set with TARGET")
+	if _, ok := cri.NamespaceMode_name[int32(o.GetPid())]; !ok {
+		return fmt.Errorf("namespace_options.pid: %d is unknown", o.GetPid())
+	}
+	if (o.GetPid() == cri.NamespaceMode_TARGET) != (o.GetTargetId() != "") {
+		return fmt.Errorf("namespace_options.target_id %q: it must be set with pid TARGET, and only with it", o.GetTargetId())
 	}
 	return checkContainerUsers(o, box)
 }

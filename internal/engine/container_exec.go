@@ -50,6 +50,9 @@ func (e *Engine) ExecSync(ctx context.Context, id string, args []string, timeout
 	if err != nil {
 		return oci.Output{}, fmt.Errorf("exec %s: %w", v.ID, err)
 	}
+	if v.Handler.Sandbox {
+		return e.execInSandbox(ctx, v, process, timeout)
+	}
 	_, group, err := e.groups(v.Handler, v.CgroupParent, v.ID)
 	if err != nil {
 		return oci.Output{}, err
@@ -101,6 +104,11 @@ func (e *Engine) endExec(ctx context.Context, sub cgroup.Group, err error, timeo
 	if killErr := errors.Join(sub.Kill(clean), sub.Remove(clean)); killErr != nil {
 		e.Log.Warn("a command that was given up could not be killed", "cgroup", sub.OCIPath(), "err", killErr)
 	}
+	return gaveUp(ctx, err, timeout)
+}
+
+// gaveUp tells a command's own timeout from the caller's, and from a failure.
+func gaveUp(ctx context.Context, err error, timeout time.Duration) error {
 	if errors.Is(context.Cause(ctx), errExecTimeout) {
 		return fmt.Errorf("%w: killed after %s: %w", errExecTimeout, timeout, context.DeadlineExceeded)
 	}
@@ -119,6 +127,9 @@ func (e *Engine) execProcess(v pod.Container, args []string) (*specs.Process, er
 
 // killExecs ends the commands that a daemon before this one had running.
 func (e *Engine) killExecs(ctx context.Context, v pod.Container) error {
+	if v.Handler.Sandbox {
+		return e.killExecsInSandbox(ctx, v)
+	}
 	_, group, err := e.groups(v.Handler, v.CgroupParent, v.ID)
 	if err != nil {
 		return err

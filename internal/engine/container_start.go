@@ -66,6 +66,7 @@ func (e *Engine) startContainer(ctx context.Context, op *operation, c *container
 	conn, status, err := e.spawn(ctx, launch{
 		id: v.ID, parent: v.CgroupParent, handler: v.Handler, logPath: logPath, stdio: onNode(s.snapshot(), v.User),
 		tty: v.Config.GetTty(), stdin: v.Config.GetStdin(), stdinOnce: v.Config.GetStdinOnce(),
+		sandboxed: v.Handler.Sandbox,
 	}, func(x monitor.Exit, err error) {
 		<-committed // the end comes after the start, however short the life
 		e.containerEnded(c, x, err)

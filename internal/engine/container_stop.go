@@ -165,6 +165,9 @@ func awaitQueue(ctx context.Context, q *queue) error {
 func (e *Engine) signal(ctx context.Context, c *container, sig unix.Signal) error {
 	ctx, cancel := context.WithTimeout(ctx, reopenBudget)
 	defer cancel()
+	if v := c.snapshot(); v.Handler.Sandbox {
+		return runtimeOf(v.Handler).Kill(ctx, v.ID, sig)
+	}
 	if conn := c.conn.Load(); conn != nil {
 		err := conn.Kill(ctx, sig)
 		if err == nil || errors.Is(err, unix.ESRCH) {
@@ -182,7 +185,13 @@ func (e *Engine) kill(c *container) {
 	defer cancel()
 	// The first process by name, so that its exit says SIGKILL; then all that is left.
 	// The monitor is not asked: one that hangs must not keep its container alive.
-	if err := sys.Signal(v.Init.Pid, v.Init.StartTicks, unix.SIGKILL); err != nil {
+	var err error
+	if v.Handler.Sandbox {
+		err = runtimeOf(v.Handler).Kill(ctx, v.ID, unix.SIGKILL)
+	} else {
+		err = sys.Signal(v.Init.Pid, v.Init.StartTicks, unix.SIGKILL)
+	}
+	if err != nil {
 		e.Log.Warn("kill", "container", v.ID, "err", err)
 	}
 	_, group, err := e.groups(v.Handler, v.CgroupParent, v.ID)

@@ -40,34 +40,37 @@ func (e *Engine) UpdateContainer(ctx context.Context, id string, change *cri.Lin
 }
 
 func (e *Engine) updateContainer(ctx context.Context, op *operation, c *container, change *cri.LinuxContainerResources) error {
+	// An earlier update that could not be taken back comes first: what it left is not what
+	// the record says is in force.
+	if err := e.undoUpdate(ctx, c); err != nil {
+		return fault.As(fault.FailedPrecondition, err)
+	}
 	v := c.snapshot()
 	if v.Phase != pod.ContainerCreated && v.Phase != pod.ContainerRunning {
 		return fault.New(fault.FailedPrecondition, "container %s is %s: only a created or running one can be updated", v.ID, v.Phase)
 	}
-	if err := spec.CheckUpdate(v.Resources, change); err != nil && v.Phase == pod.ContainerRunning {
-		return fault.As(fault.InvalidArgument, err)
+	if err := checkUpdate(v); err != nil {
+		return err
+	}
+	node := e.node(e.configured(v.Handler))
+	if v.Phase == pod.ContainerRunning {
+		if err := spec.CheckUpdate(v.Resources, change, node); err != nil {
+			return fault.As(fault.InvalidArgument, err)
+		}
 	}
 	wanted := spec.MergeResources(v.Resources, change)
-	node := e.node(e.configured(v.Handler))
-	before, err := e.bundleOf(v.ID)
+	u, err := e.updateOf(v, wanted, wanted)
 	if err != nil {
-		return fmt.Errorf("update %s: %w", v.ID, err)
+		return fault.As(fault.InvalidArgument, fmt.Errorf("update %s: %w", v.ID, err))
 	}
-	after, clamped, err := spec.Update(before, wanted, node)
-	if err != nil {
-		return fault.As(fault.InvalidArgument, err)
-	}
-	if v.Phase == pod.ContainerRunning && len(change.GetHugepageLimits()) > 0 && node.Hugetlb {
-		return fault.New(fault.InvalidArgument, "resources: hugepage_limits of a running container cannot be changed")
-	}
-	for _, message := range clamped {
-		e.warnOnce(message)
-	}
+	wanted, _ = spec.InForce(wanted, node)
 	op.stage("record")
 	if err := e.commitContainer(c, pod.UpdateRequest{Wanted: wanted}); err != nil {
 		return err
 	}
-	err = e.applyUpdate(ctx, op, v, before, after)
+	// The score of processes that have chosen one of their own is left alone.
+	u.scored = wanted.GetOomScoreAdj() != v.Resources.GetOomScoreAdj()
+	err = e.applyUpdate(ctx, op, v, u)
 	if err == nil {
 		op.stage("commit")
 		if err = e.commitContainer(c, pod.Updated{Resources: wanted}); err == nil {
@@ -78,69 +81,99 @@ func (e *Engine) updateContainer(ctx context.Context, op *operation, c *containe
 	return errors.Join(fmt.Errorf("update %s: %w", v.ID, err), e.undoUpdate(context.WithoutCancel(ctx), c))
 }
 
-// applyUpdate takes the container from one specification to another.
-func (e *Engine) applyUpdate(ctx context.Context, op *operation, v pod.Container, before, after *specs.Spec) error {
+// update is what has to be done to a container to put resources in force.
+type update struct {
+	// bundle is the specification with them.
+	bundle *specs.Spec
+	// running is what the runtime is told, and only what concerns CRI's resources.
+	running *specs.LinuxResources
+	// scored tells that the processes' oom_score_adj has to be set.
+	scored bool
+}
+
+// updateOf puts the resources in force into the bundle; for a running container, told are
+// those for the runtime, which takes no change back by being told of nothing.
+func (e *Engine) updateOf(v pod.Container, force, told *cri.LinuxContainerResources) (update, error) {
+	node := e.node(e.configured(v.Handler))
+	bundle, err := e.bundleOf(v.ID)
+	if err != nil {
+		return update{}, err
+	}
+	next, clamped, err := spec.Update(bundle, force, node)
+	if err != nil {
+		return update{}, err
+	}
+	for _, message := range clamped {
+		e.warnOnce(message)
+	}
+	running, _, err := spec.Update(next, told, node)
+	if err != nil {
+		return update{}, err
+	}
+	resources := *running.Linux.Resources
+	// The devices stay, and with them the runtime's own program in the cgroup.
+	resources.Devices, resources.HugepageLimits, resources.Pids = nil, nil, nil
+	// For crun, -1 is less than anything.
+	if m := resources.Memory; m != nil && m.Limit != nil && *m.Limit > 0 {
+		check := true
+		resources.Memory.CheckBeforeUpdate = &check
+	}
+	return update{bundle: next, running: &resources}, nil
+}
+
+// applyUpdate does it.
+func (e *Engine) applyUpdate(ctx context.Context, op *operation, v pod.Container, u update) error {
 	if v.Phase == pod.ContainerRunning {
 		op.stage("runtime update")
-		if err := e.updateRunning(ctx, v, before, after); err != nil {
-			return err
+		if err := runtimeOf(v.Handler).Update(ctx, v.ID, u.running); err != nil {
+			return fault.As(fault.FailedPrecondition, err)
+		}
+		if score := u.bundle.Process.OOMScoreAdj; u.scored && score != nil {
+			if err := e.setOOMScore(v, *score); err != nil {
+				return err
+			}
 		}
 	}
 	op.stage("bundle")
-	return e.writeBundle(v.ID, after)
+	return e.writeBundle(v.ID, u.bundle)
 }
 
-// undoUpdate puts those resources in force again that the record says are.
-func (e *Engine) undoUpdate(ctx context.Context, c *container) error {
+// undoUpdate puts those resources in force again that the record says are, after an update
+// that did not end. It is tried again until it succeeds, or the container ends.
+func (e *Engine) undoUpdate(ctx context.Context, c *container) (err error) {
 	v := c.snapshot()
 	if v.Update == nil {
-		return nil // it has ended meanwhile
+		return nil
 	}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("take back an update of %s: %w", v.ID, err)
+		}
+		c.note(err, func() { c.queue.do(func() { _ = e.undoUpdate(e.ctx, c) }) })
+	}()
 	ctx, cancel := context.WithTimeout(ctx, updateBudget)
 	defer cancel()
-	wanted, err := e.bundleOf(v.ID)
-	if err != nil {
-		return fmt.Errorf("take back the update of %s: %w", v.ID, err)
-	}
 	_, group, err := e.groups(v.Handler, v.CgroupParent, v.ID)
 	if err != nil {
 		return err
 	}
 	cpus, mems, err := group.ParentSets()
 	if err != nil {
-		return fmt.Errorf("take back the update of %s: %w", v.ID, err)
+		return err
 	}
-	node := e.node(e.configured(v.Handler))
-	// The bundle may be that from before the update or after it: both lead to the same.
-	before, _, err := spec.Update(wanted, spec.ResetResources(v.Resources, v.Update, cpus, mems), node)
-	if err == nil {
-		err = e.applyUpdate(ctx, idleOperation(), v, wanted, before)
-	}
+	reset := spec.ResetResources(v.Resources, v.Update, spec.Defaults{CPUs: cpus, Mems: mems, CgroupV2: e.Cgroups.Version() == 2})
+	u, err := e.updateOf(v, v.Resources, reset)
 	if err != nil {
-		return fmt.Errorf("take back the update of %s: %w", v.ID, err)
+		return err
+	}
+	u.scored = v.Update.GetOomScoreAdj() != v.Resources.GetOomScoreAdj()
+	if err := e.applyUpdate(ctx, idleOperation(), v, u); err != nil {
+		if c.snapshot().Update == nil {
+			return nil // it has ended meanwhile
+		}
+		return err
 	}
 	return e.commitContainer(c, pod.Updated{Resources: v.Resources})
-}
-
-// updateRunning has the runtime change the cgroup; the score of the OOM killer, which
-// runtimes do not update, belongs to each process.
-func (e *Engine) updateRunning(ctx context.Context, v pod.Container, before, after *specs.Spec) error {
-	resources := *after.Linux.Resources
-	// The devices stay, and with them the runtime's own program in the cgroup.
-	resources.Devices, resources.HugepageLimits = nil, nil
-	if resources.Memory != nil {
-		memory := *resources.Memory
-		check := true
-		memory.CheckBeforeUpdate = &check
-		resources.Memory = &memory
-	}
-	if err := runtimeOf(v.Handler).Update(ctx, v.ID, &resources); err != nil {
-		return fault.As(fault.FailedPrecondition, err)
-	}
-	if before.Process.OOMScoreAdj == nil || after.Process.OOMScoreAdj == nil || *before.Process.OOMScoreAdj == *after.Process.OOMScoreAdj {
-		return nil
-	}
-	return e.setOOMScore(v, *after.Process.OOMScoreAdj)
 }
 
 // setOOMScore writes /proc/<pid>/oom_score_adj of everything in the container. A process

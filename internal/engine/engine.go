@@ -19,7 +19,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -211,7 +214,7 @@ func (e *Engine) handler(name string) (pod.Handler, error) {
 		return pod.Handler{}, fault.New(fault.InvalidArgument,
 			"runtime handler %q is not configured: add [crio.runtime.runtimes.%s] or use the default", name, name)
 	}
-	return pod.Handler{Name: name, Path: h.Runtime.Path, Root: h.Runtime.Root, Systemd: h.Runtime.Systemd}, nil
+	return pod.Handler{Name: name, Path: h.Runtime.Path, Root: h.Runtime.Root, Systemd: h.Runtime.Systemd, Args: h.Runtime.Args, Sandbox: h.Runtime.Sandbox}, nil
 }
 
 // configured returns the handler's settings; those of the default one when the
@@ -228,18 +231,46 @@ func (e *Engine) configured(h pod.Handler) Handler {
 }
 
 func runtimeOf(h pod.Handler) oci.Runtime {
-	return oci.Runtime{Path: h.Path, Root: h.Root, Systemd: h.Systemd}
+	return oci.Runtime{Path: h.Path, Root: h.Root, Systemd: h.Systemd, Args: h.Args, Sandbox: h.Sandbox}
 }
 
 func (e *Engine) node(h Handler) spec.Node {
 	n := e.Settings.Node
+	if h.Runtime.Sandbox {
+		n.Capabilities = sandboxCapabilities(n.Capabilities)
+	}
 	return spec.Node{
 		OCIVersion: h.Features.OCIVersion, RecursiveReadOnly: h.Features.RecursiveReadOnly, IDMap: h.Features.IDMap,
-		WithoutNodeDevices: h.WithoutNodeDevices,
-		CgroupV2:           e.Cgroups.Version() == 2, Hugetlb: e.Cgroups.HasHugetlb(), Swap: e.Cgroups.HasSwap(), Capabilities: n.Capabilities, MinOOMScoreAdj: n.MinOOMScoreAdj,
+		WithoutNodeDevices: h.WithoutNodeDevices || h.Runtime.Sandbox,
+		CgroupV2:           e.Cgroups.Version() == 2, Hugetlb: e.Cgroups.HasHugetlb(), Swap: e.Cgroups.HasSwap(),
+		Cpuset: e.Cgroups.HasCpuset(), CPUs: e.nodeSet(presentCPUs, ""), MemoryNodes: e.nodeSet(onlineNodes, "0"),
+		Capabilities: n.Capabilities, MinOOMScoreAdj: n.MinOOMScoreAdj,
 		AppArmor: n.AppArmor, AppArmorProfile: n.AppArmorProfile, DefaultCapabilities: n.DefaultCapabilities, DefaultEnv: n.DefaultEnv,
 		Rlimits: n.Rlimits, HardLimits: n.HardLimits, PidsLimit: n.PidsLimit, ReadOnly: n.ReadOnly,
 	}
+}
+
+// Lists of sysfs-devices-system-cpu and sysfs-devices-node. A CPU that is present may be
+// offline now and online at the start. They are read anew for each request, since parts
+// of a machine come and go; what a pod's own cgroup leaves of them is its client's to
+// change and no reason to refuse.
+const (
+	presentCPUs = "/sys/devices/system/cpu/present"
+	onlineNodes = "/sys/devices/system/node/online"
+)
+
+// nodeSet reads one of them. absent stands for a kernel that has no such file: without
+// NUMA there is node 0 alone. "" is not known, and the kernel's to refuse.
+func (e *Engine) nodeSet(file, absent string) string {
+	data, err := os.ReadFile(file)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return absent
+	case err != nil:
+		e.warnOnce(fmt.Sprintf("cpuset_cpus and cpuset_mems are not checked: %v", err))
+		return ""
+	}
+	return strings.TrimSpace(string(data))
 }
 
 // warnOnce logs a message the first time it comes.

@@ -22,22 +22,13 @@ import (
 // has not the sub path that was asked for.
 var ErrImageMount = errors.New("image mount")
 
-// CheckImage refuses an ImageSpec whose runtime_handler is not configured. Images do
-// not differ by handler, so that there is nothing else to it.
-func (e *Engine) CheckImage(s *cri.ImageSpec) error {
-	if _, err := e.handler(s.GetRuntimeHandler()); err != nil {
-		return fmt.Errorf("image.runtime_handler: %w", err)
-	}
-	return nil
-}
-
-// checkImages is CheckImage for all images that a container is made of.
+// checkImages reads the ImageSpecs of all images that a container is made of.
 func (e *Engine) checkImages(config *cri.ContainerConfig) error {
-	if err := e.CheckImage(config.GetImage()); err != nil {
+	if _, err := e.CheckImage(config.GetImage()); err != nil {
 		return err
 	}
 	for _, m := range config.GetMounts() {
-		if err := e.CheckImage(m.GetImage()); err != nil {
+		if _, err := e.CheckImage(m.GetImage()); err != nil {
 			return fmt.Errorf("mounts: %s: %w", m.GetContainerPath(), err)
 		}
 	}
@@ -88,7 +79,7 @@ func (e *Engine) imageMounts(ctx context.Context, config *cri.ContainerConfig) (
 		if m.GetImage() == nil {
 			continue
 		}
-		img, ok, err := e.Images.Status(ctx, m.GetImage().GetImage())
+		img, ok, err := e.FindImage(ctx, m.GetImage())
 		if err != nil {
 			return nil, fmt.Errorf("mounts: image %s: %w", m.GetImage().GetImage(), err)
 		}

@@ -45,6 +45,12 @@ func (e *Engine) inputs(ctx context.Context, box pod.Sandbox, v pod.Container, i
 		_, err := os.Stat("/dev/mqueue")
 		in.HostMqueue = err == nil
 	}
+	for name, value := range runtimeSandbox(v.Handler, v.ID, box.ID) {
+		if in.Annotations == nil {
+			in.Annotations = map[string]string{}
+		}
+		in.Annotations[name] = value
+	}
 	if in.Namespaces, err = e.namespaces(box, v); err != nil {
 		return in, err
 	}
@@ -94,6 +100,11 @@ func allowed(patterns []string, all ...map[string]string) map[string]string {
 // namespaces are the pod's, and the PID namespace that the container asks for.
 func (e *Engine) namespaces(box pod.Sandbox, v pod.Container) (spec.Namespaces, error) {
 	n := e.podNamespaces(box)
+	if box.Handler.Sandbox {
+		// Without one of its own a container is in the sandbox's, beside the pause process.
+		n.HostPID = v.Config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetPid() == cri.NamespaceMode_POD
+		return n, nil
+	}
 	switch o := v.Config.GetLinux().GetSecurityContext().GetNamespaceOptions(); o.GetPid() {
 	case cri.NamespaceMode_NODE:
 		n.HostPID = true

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/crio-minimal/crio/internal/fault"
 	"github.com/crio-minimal/crio/internal/monitor"
 	"github.com/crio-minimal/crio/internal/pod"
 	"github.com/crio-minimal/crio/internal/record"
@@ -124,7 +125,7 @@ func (e *Engine) commitSandbox(s *sandbox, event pod.SandboxEvent, durable recor
 	defer s.committing.Unlock()
 	next, err := s.snapshot().Step(event)
 	if err != nil {
-		return err
+		return fault.As(fault.FailedPrecondition, err)
 	}
 	if next.Phase == pod.SandboxGone {
 		err = e.sandboxRecords.Delete(next.ID)
@@ -168,7 +169,7 @@ func (e *Engine) commitContainer(c *container, event pod.ContainerEvent) error {
 	defer c.committing.Unlock()
 	next, err := c.snapshot().Step(event)
 	if err != nil {
-		return err
+		return fault.As(fault.FailedPrecondition, err)
 	}
 	if next.Phase == pod.ContainerGone {
 		err = e.containerRecords.Delete(next.ID)

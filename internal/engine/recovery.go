@@ -169,7 +169,7 @@ func (e *Engine) recoverUpdate(c *container) {
 	}
 	c.queue.do(func() {
 		if err := e.undoUpdate(e.ctx, c); err != nil && e.ctx.Err() == nil {
-			e.Log.Error("recovery", "err", err)
+			e.Log.Warn("recovery: trying again", "err", err)
 		}
 	})
 }
@@ -241,7 +241,7 @@ func (e *Engine) reconnect(ctx context.Context, c *container) {
 	})
 	if err == nil {
 		c.conn.Store(conn)
-		if v.Phase == pod.ContainerCreated && status.Pid != 0 {
+		if v.Phase == pod.ContainerCreated && (status.Pid != 0 || status.StartedAt != 0) {
 			e.commitRecovered(c, pod.Started{Init: pod.Process{Pid: status.Pid, StartTicks: status.StartTicks}, At: status.StartedAt})
 		}
 		return

@@ -35,6 +35,8 @@ func (e *Engine) checkSandbox(ctx context.Context, config *cri.PodSandboxConfig)
 		return errors.New("namespace_options.pid: TARGET is for containers")
 	case options.GetPid() != cri.NamespaceMode_POD && options.GetPid() != cri.NamespaceMode_CONTAINER && options.GetPid() != cri.NamespaceMode_NODE:
 		return fmt.Errorf("namespace_options.pid: %s is unknown", options.GetPid())
+	case options.GetTargetId() != "":
+		return fmt.Errorf("namespace_options.target_id %q: it is for containers with pid TARGET", options.GetTargetId())
 	case config.GetWindows() != nil:
 		return errors.New("windows: this node runs Linux")
 	}
@@ -47,7 +49,13 @@ func (e *Engine) checkSandbox(ctx context.Context, config *cri.PodSandboxConfig)
 	if err := e.checkProfiles(ctx, config); err != nil {
 		return err
 	}
-	if err := checkPorts(config.GetPortMappings()); err != nil {
+	if err := checkPorts(config.GetPortMappings(), options.GetNetwork() == cri.NamespaceMode_NODE); err != nil {
+		return err
+	}
+	if err := untrusted.CheckLogDirectory(config.GetLogDirectory()); err != nil {
+		return err
+	}
+	if err := e.checkPodResources(config.GetLinux().GetOverhead(), config.GetLinux().GetResources()); err != nil {
 		return err
 	}
 	if err := checkSandboxUsers(security); err != nil {
@@ -77,7 +85,16 @@ func (e *Engine) checkProfiles(ctx context.Context, config *cri.PodSandboxConfig
 	return spec.CheckSeccomp(pause.GetLinux().GetSecurityContext(), text)
 }
 
-func checkPorts(ports []*cri.PortMapping) error {
+// checkPorts refuses what no node can map, and what only one of two could have. On the
+// host network nothing is mapped: the API server gives each port of such a pod the same
+// number as host port, and the kubelet sends that, so that it is accepted without effect.
+func checkPorts(ports []*cri.PortMapping, hostNetwork bool) error {
+	type node struct {
+		protocol cri.Protocol
+		ip       netip.Addr // the zero value is every address
+		port     int32
+	}
+	taken := map[node]bool{}
 	for _, p := range ports {
 		if _, ok := cri.Protocol_name[int32(p.GetProtocol())]; !ok {
 			return fmt.Errorf("port_mappings.protocol: %d is none of TCP, UDP and SCTP", p.GetProtocol())
@@ -90,15 +107,20 @@ func checkPorts(ports []*cri.PortMapping) error {
 		if p.GetHostPort() != 0 && p.GetContainerPort() == 0 {
 			return fmt.Errorf("port_mappings.container_port of host_port %d is missing", p.GetHostPort())
 		}
+		at := node{protocol: p.GetProtocol(), port: p.GetHostPort()}
 		if ip := p.GetHostIp(); ip != "" {
-			addr, err := netip.ParseAddr(ip)
-			if err != nil {
+			var err error
+			if at.ip, err = netip.ParseAddr(ip); err != nil {
 				return fmt.Errorf("port_mappings.host_ip: %w", err)
 			}
-			if addr.Zone() != "" {
+			if at.ip.Zone() != "" {
 				return fmt.Errorf("port_mappings.host_ip: %q has a zone, which no rule of a firewall can hold", ip)
 			}
 		}
+		if taken[at] && at.port != 0 && !hostNetwork {
+			return fmt.Errorf("port_mappings.host_port: %s %d of host_ip %q is mapped twice", at.protocol, at.port, p.GetHostIp())
+		}
+		taken[at] = true
 	}
 	return nil
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -93,11 +92,16 @@ func resolvConf(dns *cri.DNSConfig) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// checkDNS keeps each value on the line that it belongs to.
+// checkDNS keeps each value on the line that it belongs to, and each line a whole one.
 func checkDNS(dns *cri.DNSConfig) error {
-	for _, value := range slices.Concat(dns.GetServers(), dns.GetSearches(), dns.GetOptions()) {
-		if strings.ContainsAny(value, " \t\n\r\x00") {
-			return fmt.Errorf("dns_config: %q contains a space or a control character", value)
+	for _, field := range []struct {
+		name   string
+		values []string
+	}{{"servers", dns.GetServers()}, {"searches", dns.GetSearches()}, {"options", dns.GetOptions()}} {
+		for _, value := range field.values {
+			if value == "" || strings.ContainsAny(value, " \t\n\r\x00") {
+				return fmt.Errorf("dns_config.%s: %q is empty or contains a space or a control character", field.name, value)
+			}
 		}
 	}
 	return nil

@@ -27,7 +27,11 @@ func (e *Engine) startPause(ctx context.Context, s *sandbox) (*pod.Process, erro
 	}
 	in := spec.Input{
 		Node: e.node(h), Rootfs: root, Namespaces: e.podNamespaces(v), CgroupsPath: group.OCIPath(),
-		Config: pauseConfig(v.Config),
+		Config: pauseConfig(v.Config), Annotations: runtimeSandbox(v.Handler, v.ID, ""),
+	}
+	if v.Handler.Sandbox {
+		// The UTS namespace that all of the pod's containers see is its.
+		in.Hostname = v.Config.GetHostname()
 	}
 	if in.User, err = pauseUser(v.Config.GetLinux().GetSecurityContext()); err != nil {
 		return nil, fmt.Errorf("pause %s: %w", v.ID, err)
@@ -55,6 +59,9 @@ func (e *Engine) startPause(ctx context.Context, s *sandbox) (*pod.Process, erro
 	}
 	s.conn.Store(conn)
 	p := pod.Process{Pid: status.Pid, StartTicks: status.StartTicks}
+	if v.Handler.Sandbox {
+		return &p, nil
+	}
 	if err := netns.PinPID(e.Layout.Namespace(v.ID, "pid"), p.Pid, p.StartTicks); err != nil {
 		return nil, fmt.Errorf("pause %s: %w", v.ID, err)
 	}

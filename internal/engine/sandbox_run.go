@@ -30,6 +30,9 @@ func (e *Engine) RunSandbox(ctx context.Context, config *cri.PodSandboxConfig, h
 	if err := e.canHaveUsers(config, h); err != nil {
 		return "", err
 	}
+	if err := checkRuntimeSandbox(config, h); err != nil {
+		return "", fault.As(fault.InvalidArgument, err)
+	}
 	key := pod.KeyOfSandbox(config.GetMetadata())
 	return e.run(ctx, opKey{"run sandbox", key.String()}, createBudget, func(ctx context.Context, op *operation) (string, error) {
 		if s, ok := e.index.sandboxWithKey(key); ok {
@@ -110,7 +113,7 @@ func (e *Engine) makeSandbox(ctx context.Context, op *operation, s *sandbox) err
 		return err
 	}
 	kinds := netns.Kinds{
-		Net: !v.HostNetwork(), IPC: !v.HostIPC(), UTS: !v.HostNetwork(), Users: v.Users(), Holder: e.Pause,
+		Net: !v.HostNetwork(), IPC: !v.HostIPC() && !v.Handler.Sandbox, UTS: !v.HostNetwork() && !v.Handler.Sandbox, Users: v.Users(), Holder: e.Pause,
 		Hostname: v.Config.GetHostname(), Sysctls: sysctls,
 	}
 	if err := netns.Create(ctx, e.Layout.NamespaceDir(v.ID), kinds); err != nil {
@@ -129,7 +132,7 @@ func (e *Engine) makeSandbox(ctx context.Context, op *operation, s *sandbox) err
 	if err := e.hostsFile(v, made.Network); err != nil {
 		return fmt.Errorf("hosts file %s: %w", v.ID, err)
 	}
-	if v.SharesPID() {
+	if v.NeedsPause() {
 		op.stage("pause")
 		if made.Pause, err = e.startPause(ctx, s); err != nil {
 			return err
@@ -206,7 +209,7 @@ func protocolName(p cri.Protocol) string {
 // the pod's namespaces is left out; one of the pod's is an error.
 func (e *Engine) sysctls(v pod.Sandbox) (map[string]string, error) {
 	all := map[string]string{}
-	private := untrusted.Private{Net: !v.HostNetwork(), IPC: !v.HostIPC(), UTS: !v.HostNetwork()}
+	private := untrusted.Private{Net: !v.HostNetwork(), IPC: !v.HostIPC() && !v.Handler.Sandbox, UTS: !v.HostNetwork() && !v.Handler.Sandbox}
 	for _, kv := range e.DefaultSysctls {
 		name, value, _ := cutSysctl(kv)
 		if untrusted.CheckSysctl(name, value, private) == nil {
@@ -224,6 +227,9 @@ func (e *Engine) sysctls(v pod.Sandbox) (map[string]string, error) {
 
 // podNamespaces are the paths that every process of the pod joins.
 func (e *Engine) podNamespaces(v pod.Sandbox) spec.Namespaces {
+	if v.Handler.Sandbox {
+		return spec.Namespaces{Net: e.Layout.Namespace(v.ID, "net")}
+	}
 	n := spec.Namespaces{HostNet: v.HostNetwork(), HostIPC: v.HostIPC(), HostUTS: v.HostNetwork()}
 	if !n.HostNet {
 		n.Net, n.UTS = e.Layout.Namespace(v.ID, "net"), e.Layout.Namespace(v.ID, "uts")

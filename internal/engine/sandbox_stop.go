@@ -66,7 +66,14 @@ func (e *Engine) quietSandbox(ctx context.Context, op *operation, s *sandbox) er
 	op.stage("stop containers")
 	var stops errgroup.Group
 	for _, c := range e.index.containersOf(v.ID) {
-		stops.Go(func() error { return e.stopContainer(ctx, c, 0) })
+		stops.Go(func() error {
+			err := e.stopContainer(ctx, c, 0)
+			if err == nil && v.Handler.Sandbox {
+				// The runtime takes its containers back while their sandbox still answers.
+				err = awaitQueue(ctx, &c.queue)
+			}
+			return err
+		})
 	}
 	if err := stops.Wait(); err != nil {
 		return err
@@ -89,7 +96,7 @@ func (e *Engine) quietSandbox(ctx context.Context, op *operation, s *sandbox) er
 // stopPause ends the pause process, if the pod has one, and its monitor.
 func (e *Engine) stopPause(ctx context.Context, s *sandbox) error {
 	v := s.snapshot()
-	if !v.SharesPID() {
+	if !v.NeedsPause() {
 		return nil
 	}
 	// Not wanted any more: the monitor's news of the end would only be confusing.

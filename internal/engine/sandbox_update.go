@@ -1,9 +1,13 @@
 package engine
 
 import (
+	"fmt"
+
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/crio-minimal/crio/internal/fault"
 	"github.com/crio-minimal/crio/internal/pod"
+	"github.com/crio-minimal/crio/internal/spec"
 )
 
 // UpdateSandbox keeps what the client says of the pod's resources after it has changed
@@ -12,6 +16,9 @@ func (e *Engine) UpdateSandbox(id string, overhead, resources *cri.LinuxContaine
 	s, err := e.index.sandbox(id)
 	if err != nil {
 		return err
+	}
+	if err := e.checkPodResources(overhead, resources); err != nil {
+		return fault.As(fault.InvalidArgument, err)
 	}
 	return s.queue.wait(func() error {
 		v := s.snapshot()
@@ -24,4 +31,17 @@ func (e *Engine) UpdateSandbox(id string, overhead, resources *cri.LinuxContaine
 		}
 		return e.commitSandbox(s, event, false)
 	})
+}
+
+// checkPodResources refuses what the node cannot have, though the client sets it itself:
+// what is kept is told to others.
+func (e *Engine) checkPodResources(overhead, resources *cri.LinuxContainerResources) error {
+	node := e.node(Handler{})
+	if err := spec.CheckResources(overhead, node); err != nil {
+		return fmt.Errorf("overhead: %w", err)
+	}
+	if err := spec.CheckResources(resources, node); err != nil {
+		return fmt.Errorf("resources: %w", err)
+	}
+	return nil
 }

@@ -22,6 +22,8 @@ type launch struct {
 	tty        bool
 	stdin      bool
 	stdinOnce  bool
+	// sandboxed: it is put into the sandbox of the runtime that the pause process is in.
+	sandboxed bool
 }
 
 // spawn starts the monitor in a cgroup of its own and waits until the process runs.
@@ -43,7 +45,7 @@ func (e *Engine) spawn(ctx context.Context, l launch, onExit func(monitor.Exit, 
 		Runtime: l.handler.Path, RuntimeArgs: runtimeOf(l.handler).GlobalArgs(),
 		LogPath: l.logPath, LogSizeMax: max(e.LogSizeMax, 0),
 		StdioUID: uint32(l.stdio.UID), StdioGID: uint32(l.stdio.GID),
-		TTY: l.tty, Stdin: l.stdin, StdinOnce: l.stdinOnce,
+		TTY: l.tty, Stdin: l.stdin, StdinOnce: l.stdinOnce, Sandboxed: l.sandboxed,
 		JoinCgroup: own.JoinFiles(), KillCgroup: []string{container.KillDir()},
 		OOMFile: container.OOMFile(), PodOOMFile: e.Cgroups.PodOOMFile(l.parent),
 	}

@@ -149,7 +149,7 @@ var (
 
 // publish makes the error that leaves the package: its text is free of
 // credentials and of URL queries (which hold signatures at storage services),
-// and only sentinels and context errors can be unwrapped from it.
+// and only sentinels, context errors and what the node is out of can be unwrapped from it.
 func publish(stage string, err error, cred Credential) error {
 	text := urlUserinfo.ReplaceAllString(urlQuery.ReplaceAllString(err.Error(), "$1"), "$1")
 	for _, secret := range []string{cred.Password, cred.IdentityToken, cred.RegistryToken} {
@@ -159,7 +159,7 @@ func publish(stage string, err error, cred Credential) error {
 		}
 	}
 	out := &publicError{text: stage + ": " + text}
-	for _, known := range []error{context.Canceled, context.DeadlineExceeded} {
+	for _, known := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, context.Canceled, context.DeadlineExceeded} {
 		if errors.Is(err, known) {
 			out.is = known
 		}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -327,7 +328,8 @@ func repoNames(record *storage.Image) (tags, digests []string) {
 // configUser splits "user[:group]" of an image config (OCI image-spec, config.User).
 func configUser(user string) (*int64, string) {
 	user, _, _ = strings.Cut(user, ":")
-	if n, err := strconv.ParseUint(user, 10, 32); err == nil {
+	// The number above the others is nobody's: (uid_t)-1.
+	if n, err := strconv.ParseUint(user, 10, 32); err == nil && n != math.MaxUint32 {
 		uid := int64(n)
 		return &uid, ""
 	}

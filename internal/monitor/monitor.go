@@ -101,6 +101,9 @@ type Spec struct {
 	// TTY gives the container a pseudo-terminal. Stdin keeps its input open for attached
 	// clients, StdinOnce closes it when the first of them is done.
 	TTY, Stdin, StdinOnce bool
+	// Sandboxed: the first process is inside of a sandbox that other containers share. The
+	// runtime's wait tells its end, its Pid is 0, and Kill fails with ESRCH.
+	Sandboxed bool
 	// StdioUID and StdioGID are whose the pipes are on which the container's output comes,
 	// by the IDs of the node.
 	StdioUID, StdioGID uint32

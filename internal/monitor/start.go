@@ -108,7 +108,7 @@ func (s Spec) arguments() []string {
 	if s.LogSizeMax > 0 {
 		add("--log-size-max", strconv.FormatInt(s.LogSizeMax, 10))
 	}
-	for name, set := range map[string]bool{"--tty": s.TTY, "--stdin": s.Stdin, "--stdin-once": s.StdinOnce} {
+	for name, set := range map[string]bool{"--tty": s.TTY, "--stdin": s.Stdin, "--stdin-once": s.StdinOnce, "--sandboxed": s.Sandboxed} {
 		if set {
 			args = append(args, name)
 		}

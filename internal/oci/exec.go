@@ -33,7 +33,8 @@ type Exec struct {
 	// The runtime itself cannot stay the parent, for it would wait for whoever the
 	// command leaves behind with its output.
 	Reaper string
-	// PidFile is made by the runtime and removed at the end.
+	// PidFile is made by the runtime and removed at the end; for a runtime with a sandbox
+	// it is the caller's to make and to remove, and what KillCommand needs.
 	PidFile string
 	// StdioUID and StdioGID are whose the pipes of the command are, by the IDs of the node.
 	StdioUID, StdioGID int
@@ -64,13 +65,10 @@ func (r Runtime) ExecSync(ctx context.Context, e Exec) (Output, error) {
 	}
 	defer log.Close()
 
-	// The extra files are 3 and 4 in the runtime; it reads and writes them by path
-	// and closes them before the command runs.
-	args := slices.Concat([]string{"exec", e.PidFile, e.oomScoreAdj(), r.Path}, r.GlobalArgs(),
-		[]string{"--log", "/proc/self/fd/4", "--log-format", "json", "exec", "--detach", "--pid-file", e.PidFile, "--process", "/proc/self/fd/3"},
-		e.CgroupArgs, []string{e.ID})
-	cmd := exec.Command(e.Reaper, args...)
-	defer os.Remove(e.PidFile)
+	cmd := r.command(e)
+	if !r.Sandbox {
+		defer os.Remove(e.PidFile)
+	}
 	cmd.Dir = "/"
 	cmd.ExtraFiles = []*os.File{process, log}
 	// Its own process group: a signal to the daemon's must not reach it.
@@ -106,6 +104,18 @@ func (r Runtime) ExecSync(ctx context.Context, e Exec) (Output, error) {
 		return Output{}, fmt.Errorf("exec %s: %s", e.ID, text)
 	}
 	return Output{Stdout: stdout.kept, Stderr: stderr.kept, ExitCode: code}, nil
+}
+
+// command is what runs the process description and logs into the extra files, 3 and 4 in
+// the runtime; it reads and writes them by path and closes them before the command runs.
+// One with a sandbox has nothing on the node that a reaper could wait for.
+func (r Runtime) command(e Exec) *exec.Cmd {
+	global := append(r.GlobalArgs(), "--log", "/proc/self/fd/4", "--log-format", "json", "exec", "--process", "/proc/self/fd/3")
+	if r.Sandbox {
+		return exec.Command(r.Path, append(global, "--internal-pid-file", e.PidFile, e.ID)...)
+	}
+	return exec.Command(e.Reaper, slices.Concat([]string{"exec", e.PidFile, e.oomScoreAdj(), r.Path}, global,
+		[]string{"--detach", "--pid-file", e.PidFile}, e.CgroupArgs, []string{e.ID})...)
 }
 
 // oomScoreAdj is the process's, which runtimes do not give to a command.

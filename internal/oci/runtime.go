@@ -12,8 +12,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -28,6 +30,10 @@ type Runtime struct {
 	Root string
 	// Systemd passes --systemd-cgroup.
 	Systemd bool
+	// Args are options of the configuration, before every sub-command.
+	Args []string
+	// Sandbox: the containers of a pod run in a sandbox of the runtime's own (sandbox.go).
+	Sandbox bool
 }
 
 // GlobalArgs come before every sub-command.
@@ -36,7 +42,7 @@ func (r Runtime) GlobalArgs() []string {
 	if r.Systemd {
 		args = append(args, "--systemd-cgroup")
 	}
-	return args
+	return append(args, r.Args...)
 }
 
 // Features is what the daemon needs to know of a runtime.
@@ -119,14 +125,27 @@ func accepted(maximum string) string {
 // cgroup. nil when the runtime does not know it, which its state directory tells
 // without an exec.
 func (r Runtime) Delete(ctx context.Context, id string) error {
-	if _, err := os.Stat(filepath.Join(r.Root, id)); errors.Is(err, fs.ErrNotExist) {
-		return nil
+	if known, err := r.knows(id); err != nil || !known {
+		return err
 	}
 	_, err := run(ctx, nil, r.Path, append(r.GlobalArgs(), "delete", "--force", id)...)
 	if err == nil || notFound(err) {
 		return nil
 	}
 	return fmt.Errorf("runtime delete %s: %w", id, err)
+}
+
+func (r Runtime) knows(id string) (bool, error) {
+	if r.Sandbox {
+		// ID_sandbox:SANDBOX.state, and .lock beside it.
+		entries, err := os.ReadDir(r.Root)
+		if errors.Is(err, fs.ErrNotExist) {
+			return false, nil
+		}
+		return slices.ContainsFunc(entries, func(f os.DirEntry) bool { return strings.HasPrefix(f.Name(), id+"_sandbox:") }), err
+	}
+	_, err := os.Stat(filepath.Join(r.Root, id))
+	return !errors.Is(err, fs.ErrNotExist), nil
 }
 
 // notFound: --force makes runc succeed for an unknown container; crun says this.
@@ -141,6 +160,10 @@ func (r Runtime) Update(ctx context.Context, id string, resources *specs.LinuxRe
 	if err != nil {
 		return fmt.Errorf("runtime update %s: %w", id, err)
 	}
+	// It ends with the daemon, which is a thread for the kernel: the next daemon takes the
+	// update back and must not be overtaken.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	if _, err := run(ctx, data, r.Path, append(r.GlobalArgs(), "update", "--resources", "-", id)...); err != nil {
 		return fmt.Errorf("runtime update %s: %w", id, err)
 	}
@@ -152,6 +175,9 @@ func run(ctx context.Context, stdin []byte, path string, args ...string) ([]byte
 	var out, text bytes.Buffer
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Dir = "/"
+	if stdin != nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), &out, &text
 	// A grandchild may hold the pipes; the answer does not depend on it.
 	cmd.WaitDelay = time.Second

@@ -84,6 +84,11 @@ type Handler struct {
 	Root string `json:"root"`
 	// Systemd: the runtime is run with --systemd-cgroup.
 	Systemd bool `json:"systemd,omitempty"`
+	// Args come before each sub-command of the runtime.
+	Args []string `json:"args,omitempty"`
+	// Sandbox: the runtime runs the pod's containers in a sandbox of its own, which the
+	// first one makes: the pause process.
+	Sandbox bool `json:"sandbox,omitempty"`
 }
 
 // Network is what CNI made for a sandbox: enough to undo it without asking anyone.
@@ -138,6 +143,10 @@ func (s Sandbox) HostIPC() bool { return s.namespaces().GetIpc() == cri.Namespac
 
 // SharesPID tells whether the containers share one PID namespace, which then needs a pause process.
 func (s Sandbox) SharesPID() bool { return s.namespaces().GetPid() == cri.NamespaceMode_POD }
+
+// NeedsPause tells whether the pod has the built-in pause process: as the first one of a
+// shared PID namespace, or as what makes the runtime's own sandbox.
+func (s Sandbox) NeedsPause() bool { return s.SharesPID() || s.Handler.Sandbox }
 
 // Users of the pod's processes. The record has only what UsersOf has taken.
 func (s Sandbox) Users() Users {

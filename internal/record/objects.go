@@ -69,6 +69,10 @@ func decodeSandbox(id string, data []byte) (sandboxBody, error) {
 		unmarshal("config", b.Config, &b.Sandbox.Config), unmarshal("overhead", b.Overhead, &b.Sandbox.Overhead),
 		unmarshal("resources", b.Resources, &b.Sandbox.Resources),
 	)
+	// Records from before UpdatePodSandboxResources.
+	if b.Overhead == nil && b.Resources == nil {
+		b.Sandbox.Overhead, b.Sandbox.Resources = b.Sandbox.Config.GetLinux().GetOverhead(), b.Sandbox.Config.GetLinux().GetResources()
+	}
 	if b.Sandbox.Config == nil {
 		err = errors.Join(err, errNoConfig)
 	}
@@ -114,6 +118,10 @@ func decodeContainer(id string, data []byte) (containerBody, error) {
 		unmarshal("config", b.Config, &b.Container.Config), unmarshal("user", b.User, &b.Container.User),
 		unmarshal("resources", b.Resources, &b.Container.Resources), unmarshal("update", b.Update, &b.Container.Update),
 	)
+	// Records from before UpdateContainerResources.
+	if b.Resources == nil {
+		b.Container.Resources = b.Container.Config.GetLinux().GetResources()
+	}
 	if b.Container.Config == nil {
 		err = errors.Join(err, errNoConfig)
 	}

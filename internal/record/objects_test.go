@@ -2,6 +2,7 @@ package record
 
 import (
 	"encoding/json"
+	"errors"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -23,7 +24,7 @@ func open(t *testing.T, root, kind string) *Dir {
 }
 
 func handler() pod.Handler {
-	return pod.Handler{Name: "fast", Path: "/usr/bin/crun", Root: "/run/crio/oci/fast", Systemd: true}
+	return pod.Handler{Name: "fast", Path: "/usr/bin/crun", Root: "/run/crio/oci/fast", Systemd: true, Args: []string{"--a"}, Sandbox: true}
 }
 
 // fullSandbox has no empty field, and texts that JSON has to escape.
@@ -243,5 +244,47 @@ func TestDeleteForgetsUnknownFields(t *testing.T) {
 	}
 	if file := readRecord(t, s.Dir, value.ID); strings.Contains(file, "Later") {
 		t.Errorf("the new record is %s", file)
+	}
+}
+
+// A record from before updates of resources has in force what was asked for.
+func TestRecordsFromBeforeUpdates(t *testing.T) {
+	asked := &cri.LinuxContainerResources{CpuShares: 5}
+	box, container := fullSandbox(), fullContainer()
+	box.Config.Linux.Resources, container.Config.Linux = asked, &cri.LinuxContainerConfig{Resources: asked}
+	without := func(dir *Dir, id string) {
+		text := readRecord(t, dir, id)
+		var record struct{ Body json.RawMessage }
+		if err := json.Unmarshal([]byte(text), &record); err != nil {
+			t.Fatal(err)
+		}
+		var body map[string]json.RawMessage
+		if err := json.Unmarshal(record.Body, &body); err != nil {
+			t.Fatal(err)
+		}
+		for _, field := range []string{"Resources", "Update", "Overhead"} {
+			delete(body, field)
+		}
+		if err := dir.Delete(id); err != nil {
+			t.Fatal(err)
+		}
+		if err := dir.Save(id, body, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	root := t.TempDir()
+	s, c := Sandboxes{open(t, root, "pods")}, Containers{open(t, root, "containers")}
+	if err := errors.Join(s.Save(box, false), c.Save(container)); err != nil {
+		t.Fatal(err)
+	}
+	without(s.Dir, box.ID)
+	without(c.Dir, container.ID)
+	boxes, _, err := s.LoadAll()
+	containers, _, err2 := c.LoadAll()
+	if err := errors.Join(err, err2); err != nil || len(boxes) != 1 || len(containers) != 1 {
+		t.Fatal(err, len(boxes), len(containers))
+	}
+	if !proto.Equal(boxes[0].Resources, asked) || !proto.Equal(containers[0].Resources, asked) || containers[0].Update != nil {
+		t.Errorf("%v, %v", boxes[0].Resources, containers[0].Resources)
 	}
 }

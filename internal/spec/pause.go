@@ -10,7 +10,8 @@ import (
 // Pause describes the first process of a pod whose containers share one PID
 // namespace: the built-in program, alone in a read-only root, with no capability.
 // It joins the pod's pinned namespaces and brings a new PID namespace. The user and,
-// of in.Config, the profiles are those of the sandbox's security context.
+// of in.Config, the profiles are those of the sandbox's security context. in.Hostname and
+// in.Annotations are for a runtime that makes a sandbox of it.
 func Pause(in Input) (*specs.Spec, error) {
 	g, err := generate.New("linux")
 	if err != nil {
@@ -27,6 +28,10 @@ func Pause(in Input) (*specs.Spec, error) {
 	g.ClearProcessEnv()
 	g.ClearProcessRlimits()
 	g.RemoveHostname()
+	if in.Hostname != "" {
+		g.SetHostname(in.Hostname)
+	}
+	g.Config.Annotations = in.Annotations
 	g.Config.Process.Capabilities = &specs.LinuxCapabilities{}
 	if err := b.namespaces(); err != nil {
 		return nil, err
@@ -41,9 +46,7 @@ func Pause(in Input) (*specs.Spec, error) {
 	g.SetLinuxCgroupsPath(in.CgroupsPath)
 	// As the kubelet gives to what must not die before its pod: low, but not unkillable.
 	const pauseOOMScoreAdj = -998
-	if err := b.oomScore(max(pauseOOMScoreAdj, in.Node.MinOOMScoreAdj)); err != nil {
-		return nil, err
-	}
+	g.SetProcessOOMScoreAdj(int(max(pauseOOMScoreAdj, in.Node.MinOOMScoreAdj)))
 	g.Config.Linux.MaskedPaths, g.Config.Linux.ReadonlyPaths = safeMasked(), safeReadonly()
 	for _, step := range []func() error{b.seccomp, b.apparmor, b.selinux} {
 		if err := step(); err != nil {

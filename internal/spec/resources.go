@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-	"google.golang.org/protobuf/proto"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -54,42 +53,24 @@ func (b *builder) resources() error {
 
 // limits are what an update may change, too.
 func (b *builder) limits(r *cri.LinuxContainerResources) error {
-	if err := b.oomScore(r.GetOomScoreAdj()); err != nil {
-		return err
+	if err := CheckResources(r, b.Node); err != nil {
+		return fmt.Errorf("resources: %w", err)
 	}
-	out := b.g.Config.Linux.Resources
-	// A limit equal to that of the memory forbids what cannot be limited.
-	if swap := r.GetMemorySwapLimitInBytes(); !b.Node.Swap && swap != 0 {
-		if swap != r.GetMemoryLimitInBytes() {
-			return errors.New("resources: memory_swap_limit_in_bytes: this node's kernel does not account swap")
-		}
-		r = proto.CloneOf(r)
-		r.MemorySwapLimitInBytes = 0
-		b.clamp("memory_swap_limit_in_bytes: this node's kernel does not account swap")
+	var left []string
+	b.inForce, left = InForce(r, b.Node)
+	b.clamped = append(b.clamped, left...)
+	b.g.SetProcessOOMScoreAdj(int(max(r.GetOomScoreAdj(), b.Node.MinOOMScoreAdj)))
+	if err := Resources(b.g.Config.Linux.Resources, b.inForce, b.Node.CgroupV2); err != nil {
+		return fmt.Errorf("resources: %w", err)
 	}
-	if err := Resources(out, r, b.Node.CgroupV2); err != nil {
-		return err
-	}
-	if b.Node.Hugetlb {
-		return nil
-	}
-	// The kubelet sends a limit for every page size, mostly 0; the runtime refuses any.
-	for _, h := range out.HugepageLimits {
-		if h.Limit != 0 {
-			return fmt.Errorf("resources: hugepage_limits: %d bytes of %s: the node has no hugetlb controller", h.Limit, h.Pagesize)
-		}
-		b.clamp("hugepage_limits: the node has no hugetlb controller")
-	}
-	out.HugepageLimits = nil
 	return nil
 }
 
 // Resources writes the fields that are set into out. A zero field is "not
-// specified" (LinuxContainerResources) and leaves out as it is.
+// specified" (LinuxContainerResources) and leaves out as it is. The numbers and sets
+// have to be such as CheckResources accepts.
 func Resources(out *specs.LinuxResources, r *cri.LinuxContainerResources, cgroupV2 bool) error {
-	if err := cpu(out, r); err != nil {
-		return err
-	}
+	cpu(out, r)
 	if err := memory(out, r); err != nil {
 		return err
 	}
@@ -98,13 +79,18 @@ func Resources(out *specs.LinuxResources, r *cri.LinuxContainerResources, cgroup
 	}
 	for _, h := range r.GetHugepageLimits() {
 		if !pageSize(h.GetPageSize()) {
-			return fmt.Errorf("resources: hugepage_limits: page_size %q is not of the form 2MB", h.GetPageSize())
+			return fmt.Errorf("hugepage_limits: page_size %q is not of the form 2MB", h.GetPageSize())
 		}
 		out.HugepageLimits = append(out.HugepageLimits, specs.LinuxHugepageLimit{Pagesize: h.GetPageSize(), Limit: h.GetLimit()})
 	}
 	if len(r.GetUnified()) > 0 {
 		if !cgroupV2 {
-			return errors.New("resources: unified needs cgroup v2, this node has v1")
+			return errors.New("unified needs cgroup v2, this node has v1")
+		}
+		for key := range r.GetUnified() {
+			if key == "" || strings.Contains(key, "/") {
+				return fmt.Errorf("unified: %q is not the name of a file of a cgroup", key)
+			}
 		}
 		out.Unified = r.GetUnified()
 	}
@@ -122,11 +108,7 @@ func pageSize(s string) bool {
 	return err == nil
 }
 
-func cpu(out *specs.LinuxResources, r *cri.LinuxContainerResources) error {
-	// As an unsigned number, which the specification has, they would be immense.
-	if r.GetCpuPeriod() < 0 || r.GetCpuShares() < 0 {
-		return fmt.Errorf("resources: cpu_period %d and cpu_shares %d must not be negative", r.GetCpuPeriod(), r.GetCpuShares())
-	}
+func cpu(out *specs.LinuxResources, r *cri.LinuxContainerResources) {
 	c := *cmp.Or(out.CPU, &specs.LinuxCPU{})
 	c.Cpus = cmp.Or(r.GetCpusetCpus(), c.Cpus)
 	c.Mems = cmp.Or(r.GetCpusetMems(), c.Mems)
@@ -140,7 +122,6 @@ func cpu(out *specs.LinuxResources, r *cri.LinuxContainerResources) error {
 		c.Shares = ptr(uint64(v))
 	}
 	out.CPU = &c
-	return nil
 }
 
 func memory(out *specs.LinuxResources, r *cri.LinuxContainerResources) error {
@@ -157,22 +138,10 @@ func memory(out *specs.LinuxResources, r *cri.LinuxContainerResources) error {
 	}
 	// The limit is that of memory and swap together: the kernel refuses less than the
 	// memory with cgroup v1, the runtimes with v2.
-	if swap != 0 && (m.Limit == nil || (swap > 0 && swap < *m.Limit)) {
-		return fmt.Errorf("resources: memory_swap_limit_in_bytes %d needs a memory_limit_in_bytes that is not above it", swap)
+	if swap != 0 && (m.Limit == nil || swap > 0 && (swap < *m.Limit || *m.Limit == unlimited)) {
+		return fmt.Errorf("memory_swap_limit_in_bytes %d needs a memory_limit_in_bytes that is not above it", swap)
 	}
 	out.Memory = &m
-	return nil
-}
-
-func (b *builder) oomScore(adj int64) error {
-	if adj < oomScoreAdjMin || adj > oomScoreAdjMax {
-		return fmt.Errorf("resources: oom_score_adj %d is not within %d to %d", adj, oomScoreAdjMin, oomScoreAdjMax)
-	}
-	if adj < b.Node.MinOOMScoreAdj {
-		b.clamp("oom_score_adj %d: without CAP_SYS_RESOURCE the daemon cannot go below its own %d", adj, b.Node.MinOOMScoreAdj)
-		adj = b.Node.MinOOMScoreAdj
-	}
-	b.g.SetProcessOOMScoreAdj(int(adj))
 	return nil
 }
 

@@ -32,15 +32,14 @@ func TestResources(t *testing.T) {
 		"huge pages":       {asked: &asked{HugepageLimits: []*cri.HugepageLimit{{PageSize: "2MB", Limit: 4}, {PageSize: "1GB"}}}, want: specs.LinuxResources{HugepageLimits: []specs.LinuxHugepageLimit{{Pagesize: "2MB", Limit: 4}, {Pagesize: "1GB"}}}},
 		"unified on v2":    {asked: &asked{Unified: map[string]string{"memory.high": "1"}}, want: specs.LinuxResources{Unified: map[string]string{"memory.high": "1"}}},
 		"unified on v1":    {v1: true, asked: &asked{Unified: map[string]string{"memory.high": "1"}}, refuse: "unified"},
-		// They once wrapped around to 2^64-1.
-		"negative shares": {asked: &asked{CpuShares: -1}, refuse: "cpu_shares -1"},
-		"negative period": {asked: &asked{CpuPeriod: -1}, refuse: "cpu_period -1"},
+		"unified path":     {asked: &asked{Unified: map[string]string{"../memory.max": "1"}}, refuse: `unified: "../memory.max"`},
+		"swap, unlimited":  {asked: &asked{MemoryLimitInBytes: unlimited, MemorySwapLimitInBytes: 4}, refuse: "memory_swap_limit_in_bytes 4"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var got specs.LinuxResources
 			err := Resources(&got, c.asked, !c.v1)
 			if c.refuse != "" {
-				wantError(t, err, "resources", c.refuse)
+				wantError(t, err, c.refuse)
 				return
 			}
 			if c.want.CPU == nil {
@@ -123,7 +122,7 @@ func TestOOMScoreAdj(t *testing.T) {
 	}
 	for _, bad := range []int64{-1001, 1001, 1 << 40} {
 		_, err := Container(podInput(func(in *Input) { in.Config.Linux.Resources.OomScoreAdj = bad }))
-		wantError(t, err, "oom_score_adj")
+		wantError(t, err, "resources: oom_score_adj")
 	}
 }
 

@@ -41,12 +41,6 @@ func (b *builder) capabilities() error {
 }
 
 func (b *builder) capabilitySet() (set, ambient []string, err error) {
-	if b.privileged() {
-		if missing := without(KnownCapabilities(), b.Node.Capabilities); len(missing) > 0 {
-			b.clamp("privileged: the daemon itself lacks %s", strings.Join(missing, " "))
-		}
-		return slices.Clone(b.Node.Capabilities), nil, nil
-	}
 	asked := b.security.GetCapabilities()
 	add, addAll, err := canonical("add_capabilities", asked.GetAddCapabilities())
 	if err != nil {
@@ -59,6 +53,13 @@ func (b *builder) capabilitySet() (set, ambient []string, err error) {
 	ambient, ambientAll, err := canonical("add_ambient_capabilities", asked.GetAddAmbientCapabilities())
 	if err != nil {
 		return nil, nil, err
+	}
+	// They have all, whatever else is asked for; names that are none are refused all the same.
+	if b.privileged() {
+		if missing := without(KnownCapabilities(), b.Node.Capabilities); len(missing) > 0 {
+			b.clamp("privileged: the daemon itself lacks %s", strings.Join(missing, " "))
+		}
+		return slices.Clone(b.Node.Capabilities), nil, nil
 	}
 	// Where ALL is both dropped and added, the drop wins: what remains is what is named.
 	switch {

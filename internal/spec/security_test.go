@@ -132,6 +132,14 @@ func TestPrivilegedCapabilities(t *testing.T) {
 			}
 		})
 	}
+	// They change nothing, but are read.
+	for field, bad := range map[string]*cri.Capability{
+		"add_capabilities": {AddCapabilities: []string{"FLY"}}, "drop_capabilities": {DropCapabilities: []string{"FLY"}},
+		"add_ambient_capabilities": {AddAmbientCapabilities: []string{"FLY"}},
+	} {
+		_, err := Container(podInput(privilegedPod, func(in *Input) { security(in).Capabilities = bad }))
+		wantError(t, err, field, "FLY")
+	}
 }
 
 const (

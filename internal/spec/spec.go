@@ -35,6 +35,10 @@ type Node struct {
 	IDMap bool
 	// Hugetlb and Swap: huge pages and swap can be limited.
 	Hugetlb, Swap bool
+	// Cpuset: CPUs and memory nodes can be chosen.
+	Cpuset bool
+	// CPUs and MemoryNodes are what the machine has, as lists such as "0-3,8"; "" is not known.
+	CPUs, MemoryNodes string
 	// AppArmor: the kernel has it enabled.
 	AppArmor bool
 	// AppArmorProfile is loaded and stands for RuntimeDefault; Unconfined is none by the
@@ -143,11 +147,12 @@ type Device struct {
 	OfNode bool
 }
 
-// Result is the specification and what had to be taken back from the request,
-// each as a sentence for the log.
+// Result is the specification, the resources that it puts in force, and what had to be
+// taken back from the request, each as a sentence for the log.
 type Result struct {
-	Spec    *specs.Spec
-	Clamped []string
+	Spec      *specs.Spec
+	Resources *cri.LinuxContainerResources
+	Clamped   []string
 }
 
 // Container builds the specification. Errors are about the request, never about the node.
@@ -164,7 +169,7 @@ func Container(in Input) (Result, error) {
 			return Result{}, err
 		}
 	}
-	return Result{Spec: g.Config, Clamped: b.clamped}, nil
+	return Result{Spec: g.Config, Resources: b.inForce, Clamped: b.clamped}, nil
 }
 
 // builder carries the input through the steps of one specification.
@@ -172,6 +177,7 @@ type builder struct {
 	Input
 	g        *generate.Generator
 	security *cri.LinuxContainerSecurityContext
+	inForce  *cri.LinuxContainerResources
 	clamped  []string
 }
 
@@ -225,7 +231,13 @@ func (b *builder) environment() error {
 		env = append(env, "TERM=xterm")
 	}
 	env = append(env, b.Node.DefaultEnv...)
-	env = append(env, b.Image.Env...)
+	for _, kv := range b.Image.Env {
+		// A runtime in C would see what is before it, and another one refuse the container.
+		if strings.Contains(kv, "\x00") {
+			return fmt.Errorf("env of the image: %q contains a NUL byte", kv)
+		}
+		env = append(env, kv)
+	}
 	for _, kv := range b.Config.GetEnvs() {
 		if strings.ContainsAny(kv.GetKey(), "=\x00") || kv.GetKey() == "" {
 			return fmt.Errorf("envs: %q is not a name of an environment variable", kv.GetKey())
@@ -234,8 +246,8 @@ func (b *builder) environment() error {
 			return fmt.Errorf("envs: the value of %s contains a NUL byte", kv.GetKey())
 		}
 		if !utf8.Valid(kv.GetValue()) {
-			// The field is of bytes, but the specification is JSON.
-			b.clamp("envs: the value of %s is not UTF-8 and reaches the container with replacement characters", kv.GetKey())
+			// The field is of bytes, but the specification is JSON, which would replace them.
+			return fmt.Errorf("envs: the value of %s is not UTF-8, which an OCI runtime cannot be given: mount it as a file", kv.GetKey())
 		}
 		env = append(env, kv.GetKey()+"="+string(kv.GetValue()))
 	}
@@ -275,6 +287,11 @@ func commandLine(config *cri.ContainerConfig, image imagespec.ImageConfig) ([]st
 	line := slices.Concat(command, args)
 	if len(line) == 0 || line[0] == "" {
 		return nil, fmt.Errorf("command: neither the container nor its image %q names one", config.GetImage().GetImage())
+	}
+	for field, words := range map[string][]string{"command": command, "args": args} {
+		if i := slices.IndexFunc(words, func(word string) bool { return strings.Contains(word, "\x00") }); i >= 0 {
+			return nil, fmt.Errorf("%s: word %d contains a NUL byte", field, i)
+		}
 	}
 	return line, nil
 }

@@ -26,7 +26,7 @@ func held() []string {
 func podInput(changes ...func(*Input)) Input {
 	in := Input{
 		Node: Node{
-			OCIVersion: "1.2.0", CgroupV2: true, Hugetlb: true, Swap: true, Capabilities: held(), MinOOMScoreAdj: -500, RecursiveReadOnly: true,
+			OCIVersion: "1.2.0", CgroupV2: true, Hugetlb: true, Swap: true, Cpuset: true, Capabilities: held(), MinOOMScoreAdj: -500, RecursiveReadOnly: true,
 			DefaultCapabilities: []string{"CHOWN", "KILL", "NET_BIND_SERVICE", "SETUID"},
 		},
 		Config: &cri.ContainerConfig{
@@ -98,6 +98,16 @@ func TestGolden(t *testing.T) {
 		"users-pause": func(t *testing.T) *specs.Spec {
 			in := podInput(usersPod)
 			s, err := Pause(Input{Node: in.Node, Rootfs: "/run/crio/containers/p1/rootfs", CgroupsPath: "/kubepods/pod1/crio-p1", Namespaces: in.Namespaces})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s
+		},
+		"sandbox-pause": func(t *testing.T) *specs.Spec {
+			s, err := Pause(Input{
+				Node: podInput().Node, Rootfs: "/run/crio/pause", CgroupsPath: "/kubepods/pod1/crio-p1", Namespaces: Namespaces{Net: "/run/crio/ns/p1/net"},
+				Hostname: "web-0", Annotations: map[string]string{"io.kubernetes.cri.container-type": "sandbox"},
+			})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -310,16 +320,28 @@ func TestEnvironment(t *testing.T) {
 	}
 }
 
-// The CRI's value is of bytes, the specification is JSON: that it changes must not
-// go unseen.
-func TestEnvironmentReportsWhatIsNotText(t *testing.T) {
-	for value, clamped := range map[string]int{"caf\xc3\xa9": 0, "\xff\xfe": 1} {
-		result, err := Container(podInput(func(in *Input) {
-			in.Config.Envs = []*cri.KeyValue{{Key: "KEYSTORE", Value: []byte(value)}}
-		}))
-		if err != nil || len(result.Clamped) != clamped || (clamped == 1 && !strings.Contains(result.Clamped[0], "KEYSTORE")) {
-			t.Errorf("%q: %q, %v", value, result.Clamped, err)
-		}
+// The CRI's value is of bytes, the specification is JSON: a value must not change on the way.
+func TestEnvironmentIsText(t *testing.T) {
+	value := func(v string) func(*Input) {
+		return func(in *Input) { in.Config.Envs = []*cri.KeyValue{{Key: "KEYSTORE", Value: []byte(v)}} }
+	}
+	if env := build(t, podInput(value("caf\xc3\xa9"))).Process.Env; !slices.Contains(env, "KEYSTORE=café") {
+		t.Errorf("%q", env)
+	}
+	_, err := Container(podInput(value("\xff\xfe")))
+	wantError(t, err, "envs", "KEYSTORE", "UTF-8")
+}
+
+func TestCommandLineWithoutNUL(t *testing.T) {
+	const bad = "a\x00b"
+	for field, change := range map[string]func(*Input){
+		"command: word 1": func(in *Input) { in.Config.Command = []string{"sh", bad} },
+		"args: word 0":    func(in *Input) { in.Config.Command, in.Config.Args = []string{"sh"}, []string{bad} },
+		"command: word 0": func(in *Input) { in.Config.Command, in.Image.Entrypoint = nil, []string{bad} },
+		"args: word 1":    func(in *Input) { in.Config.Command, in.Config.Args, in.Image.Cmd = nil, nil, []string{"sh", bad} },
+	} {
+		_, err := Container(podInput(change))
+		wantError(t, err, field, "NUL")
 	}
 }
 

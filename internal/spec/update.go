@@ -2,8 +2,8 @@ package spec
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
-	"maps"
 	"slices"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -46,9 +46,13 @@ func unifiedDefaults() map[string]string {
 	}
 }
 
-// CheckUpdate refuses what could not be taken back if the update failed half-way: keys of
-// cgroup v2 that old does not have and whose beginning is not known.
-func CheckUpdate(old, change *cri.LinuxContainerResources) error {
+// CheckUpdate refuses what a running container cannot be given: huge pages, which
+// runtimes do not update, and what could not be taken back if the update failed half-way,
+// keys of cgroup v2 that old does not have and whose default is not known.
+func CheckUpdate(old, change *cri.LinuxContainerResources, node Node) error {
+	if len(change.GetHugepageLimits()) > 0 && node.Hugetlb {
+		return errors.New("resources: hugepage_limits of a running container cannot be changed")
+	}
 	for key := range change.GetUnified() {
 		_, set := old.GetUnified()[key]
 		if _, known := unifiedDefaults()[key]; !set && !known {
@@ -58,27 +62,43 @@ func CheckUpdate(old, change *cri.LinuxContainerResources) error {
 	return nil
 }
 
-// ResetResources is old, with the kernel's defaults where change sets what old leaves
-// open: it undoes change. The default of the sets is the parent's: cpus and mems.
-func ResetResources(old, change *cri.LinuxContainerResources, cpus, mems string) *cri.LinuxContainerResources {
+// Defaults are what a cgroup has that depends on the node.
+type Defaults struct {
+	// CPUs and Mems are the parent's sets, which are the most that it may have.
+	CPUs, Mems string
+	CgroupV2   bool
+}
+
+// ResetResources is old, with the defaults where change sets what old leaves open: told to
+// the runtime, it undoes change.
+func ResetResources(old, change *cri.LinuxContainerResources, d Defaults) *cri.LinuxContainerResources {
 	reset := MergeResources(old, nil)
 	if change.GetCpusetCpus() != "" {
-		reset.CpusetCpus = cmp.Or(reset.GetCpusetCpus(), cpus)
+		reset.CpusetCpus = cmp.Or(reset.GetCpusetCpus(), d.CPUs)
 	}
 	if change.GetCpusetMems() != "" {
-		reset.CpusetMems = cmp.Or(reset.GetCpusetMems(), mems)
+		reset.CpusetMems = cmp.Or(reset.GetCpusetMems(), d.Mems)
 	}
 	fill := func(field *int64, changed, value int64) {
 		if *field == 0 && changed != 0 {
 			*field = value
 		}
 	}
-	fill(&reset.CpuShares, change.GetCpuShares(), defaultShares)
+	unified := map[string]bool{}
+	for key := range change.GetUnified() {
+		unified[key] = true
+	}
+	if d.CgroupV2 && old.GetCpuShares() == 0 && change.GetCpuShares() != 0 {
+		// Runtimes differ in how they make a weight of shares.
+		unified["cpu.weight"] = true
+	} else {
+		fill(&reset.CpuShares, change.GetCpuShares(), defaultShares)
+	}
 	fill(&reset.CpuPeriod, change.GetCpuPeriod(), defaultPeriod)
 	fill(&reset.CpuQuota, change.GetCpuQuota(), unlimited)
 	fill(&reset.MemoryLimitInBytes, change.GetMemoryLimitInBytes(), unlimited)
 	fill(&reset.MemorySwapLimitInBytes, change.GetMemorySwapLimitInBytes(), unlimited)
-	for key := range change.GetUnified() {
+	for key := range unified {
 		if _, ok := reset.GetUnified()[key]; !ok {
 			if reset.Unified == nil {
 				reset.Unified = map[string]string{}
@@ -95,7 +115,8 @@ func ResetResources(old, change *cri.LinuxContainerResources, cpus, mems string)
 func Update(s *specs.Spec, r *cri.LinuxContainerResources, node Node) (*specs.Spec, []string, error) {
 	next, process, linux := *s, *s.Process, *s.Linux
 	resources := *cmp.Or(s.Linux.Resources, &specs.LinuxResources{})
-	resources.Unified = maps.Clone(resources.Unified)
+	// All of these come from CRI's resources, which r has anew.
+	resources.CPU, resources.Memory, resources.HugepageLimits, resources.Unified = nil, nil, nil, nil
 	next.Process, next.Linux, linux.Resources = &process, &linux, &resources
 	g := generate.NewFromSpec(&next)
 	b := &builder{g: &g, Input: Input{Node: node}}

@@ -104,6 +104,15 @@ func MkdirAllInRoot(root, name string, perm uint32, owner Owner) error {
 	return unix.Close(last)
 }
 
+// CheckLogDirectory takes PodSandboxConfig.log_directory: an absolute path that does not
+// climb, or "" for a pod without logs.
+func CheckLogDirectory(directory string) error {
+	if directory != "" && (!path.IsAbs(directory) || climbs(directory) || strings.ContainsAny(directory, "\x00\n")) {
+		return fmt.Errorf("log_directory %q is not an absolute path without \"..\" and control characters", directory)
+	}
+	return nil
+}
+
 // CheckLogPath joins PodSandboxConfig.log_directory and ContainerConfig.log_path. The
 // first must be absolute, the second relative, and neither may climb.
 func CheckLogPath(directory, relative string) (string, error) {

@@ -69,7 +69,8 @@ type Runtime struct {
 // RuntimeHandler is a table [crio.runtime.runtimes.NAME].
 type RuntimeHandler struct {
 	RuntimePath                  string   `toml:"runtime_path" rule:"abs" doc:"Path of the OCI runtime. Empty: the handler's name, looked up in PATH."`
-	RuntimeType                  string   `toml:"runtime_type" rule:"oneof=oci" doc:"Kind of runtime. Only oci is served; empty means oci."`
+	RuntimeType                  string   `toml:"runtime_type" rule:"oneof=oci sandbox" doc:"Kind of runtime: oci, or sandbox for one that runs all containers of a pod in a sandbox of its own, made by the pod's first container, as runsc does. Empty means oci. sandbox is not in CRI-O."`
+	RuntimeArgs                  []string `toml:"runtime_args" doc:"Options of the OCI runtime that come before each of its sub-commands, such as --platform=systrap for runsc. Not in CRI-O."`
 	RuntimeRoot                  string   `toml:"runtime_root" rule:"abs" doc:"Directory of the OCI runtime's state. Must be lost at a reboot. Empty: <run_dir>/oci/<handler>."`
 	MonitorPath                  string   `toml:"monitor_path" rule:"abs" doc:"Path of the container monitor for this handler. Empty: crio.runtime.conmon."`
 	MonitorCgroup                string   `toml:"monitor_cgroup" doc:"Cgroup of this handler's monitors. Empty: crio.runtime.conmon_cgroup."`
@@ -148,6 +149,9 @@ func Default() *Config {
 		},
 	}
 }
+
+// RuntimeSandbox is the runtime_type of runtimes with a sandbox of their own.
+const RuntimeSandbox = "sandbox"
 
 // newHandler is a handler of which only the name is known.
 func newHandler() RuntimeHandler {

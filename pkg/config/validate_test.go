@@ -34,7 +34,7 @@ func TestValidateNamesKeyValueAndFix(t *testing.T) {
 		{"handler outside", func(c *Config) { c.Runtime.Runtimes["../x"] = newHandler() }, `"../x" is no name for a handler`},
 		{"vm", func(c *Config) {
 			c.Runtime.Runtimes["kata"] = RuntimeHandler{RuntimeType: "vm", ContainerCreateTimeout: 30}
-		}, `crio.runtime.runtimes.kata.runtime_type: "vm" is not served: use oci`},
+		}, `crio.runtime.runtimes.kata.runtime_type: "vm" is not served: use oci, sandbox`},
 		{"relative runtime", func(c *Config) {
 			c.Runtime.Runtimes["a.b"] = RuntimeHandler{RuntimePath: "x", ContainerCreateTimeout: 30}
 		}, `crio.runtime.runtimes."a.b".runtime_path: "x" is no absolute path`},
