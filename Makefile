@@ -66,7 +66,7 @@ unit:
 # The daemon under test has the race detector too.
 integration:
 	$(GO) build -race -tags '$(TAGS)' -o $(BUILD)/race/crio ./cmd/crio
-	CRIO_BUILD=$(BUILD) $(GO) test -race -count=1 -timeout 25m -tags '$(TAGS)' ./test/...
+	CRIO_BUILD=$(BUILD) $(GO) test -race -count=1 -timeout 50m -tags '$(TAGS)' ./test/...
 
 lint:
 	@unformatted=$$(gofmt -l cmd internal pkg server test); [ -z "$$unformatted" ] || { echo "run gofmt -w $$unformatted"; exit 1; }
