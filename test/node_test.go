@@ -200,6 +200,8 @@ func (n *node) start() {
 	cmd := exec.Command(binary(n.t, "race/crio"), "--config", n.path("crio.conf"), "--config-dir", n.path("crio.conf.d"))
 	cmd.Env = append(append(os.Environ(), "GORACE=halt_on_error=1"), n.env...)
 	cmd.Stderr = n.output
+	// Somebody who is left behind with the output must not hold up the test, which looks for them.
+	cmd.WaitDelay = 5 * time.Second
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	ended := make(chan struct{})
 	n.mu.Lock()
