@@ -104,7 +104,7 @@ func (e *Engine) makeContainer(ctx context.Context, op *operation, box pod.Sandb
 		return v, err
 	}
 	op.stage("layer")
-	layer := rootfs.Options{MountLabel: labels.Mount, Users: box.Users()}
+	layer := rootfs.Options{MountLabel: labels.Mount, Users: box.Users(), Namespace: e.Layout.Namespace(box.ID, "user")}
 	err = e.Layers.Create(ctx, v.ID, img.ID, layer)
 	if errors.Is(err, rootfs.ErrNotFound) {
 		return v, fault.New(fault.NotFound, "image %s was removed meanwhile: pull it again: %w", img.ID, err)
@@ -113,7 +113,7 @@ func (e *Engine) makeContainer(ctx context.Context, op *operation, box pod.Sandb
 		return v, fmt.Errorf("layer %s: %w", v.ID, err)
 	}
 	op.stage("mount")
-	if v.Rootfs, err = e.Layers.Mount(ctx, v.ID); err != nil {
+	if v.Rootfs, err = e.Layers.Mount(ctx, v.ID, layer); err != nil {
 		return v, fmt.Errorf("mount %s: %w", v.ID, err)
 	}
 	op.stage("user")

@@ -171,9 +171,6 @@ func New(settings Settings, drivers Drivers, bootID string) (*Engine, error) {
 	e.index.init()
 	e.ops.byKey = map[string]*operation{}
 	e.told.messages = map[string]bool{}
-	if e.usersRefused = drivers.Layers.ServesUsers(); e.usersRefused != nil {
-		e.Log.Warn("pods with user namespaces will be refused", "reason", e.usersRefused)
-	}
 	return e, nil
 }
 

@@ -119,7 +119,7 @@ func (e *Engine) mountImage(ctx context.Context, v pod.Container, m pod.ImageMou
 	if err := e.Layers.Create(ctx, layer, m.ImageID, like); err != nil {
 		return err
 	}
-	root, err := e.Layers.Mount(ctx, layer)
+	root, err := e.Layers.Mount(ctx, layer, like)
 	if err != nil {
 		return err
 	}

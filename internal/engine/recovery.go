@@ -30,6 +30,9 @@ type Unwanted struct {
 // nothing that runs is ended. When it returns, readers see the truth, but for
 // monitors that do not answer yet; what is unwanted has to be torn down by Sweep.
 func (e *Engine) Recover(ctx context.Context) (u Unwanted, err error) {
+	if e.usersRefused = e.tryUsers(ctx); e.usersRefused != nil {
+		e.Log.Warn("pods with user namespaces will be refused", "reason", e.usersRefused)
+	}
 	sandboxes, broken, err := e.sandboxRecords.LoadAll()
 	if err != nil {
 		return u, err

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -10,6 +11,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/crio-minimal/crio/internal/fault"
+	"github.com/crio-minimal/crio/internal/netns"
 	"github.com/crio-minimal/crio/internal/pod"
 	"github.com/crio-minimal/crio/internal/spec"
 	"github.com/crio-minimal/crio/internal/untrusted"
@@ -17,6 +19,17 @@ import (
 
 // ServesUsers is nil where pods can have user namespaces, as far as the node is concerned.
 func (e *Engine) ServesUsers() error { return e.usersRefused }
+
+// tryUsers makes a user namespace and asks whether the layers can be seen from it.
+func (e *Engine) tryUsers(ctx context.Context) error {
+	r := pod.IDRange{Host: 1 << 16, Length: 1 << 16}
+	users, err := netns.OpenUsers(ctx, e.Pause, pod.Users{UIDs: r, GIDs: r})
+	if err != nil {
+		return err
+	}
+	defer users.Close()
+	return e.Layers.ServesUsers(users)
+}
 
 // checkSandboxUsers refuses what the API server refuses, too: in a PID namespace of the
 // node nobody but its root may mount /proc, and its IPC objects belong to others.

@@ -1,6 +1,7 @@
 package netns
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -12,16 +13,41 @@ import (
 	"github.com/crio-minimal/crio/internal/pod"
 )
 
-// leaveWithUsers makes a user namespace with the others in it. Only a new process can:
-// a user namespace is left by processes with one thread alone, and the IDs of the node
-// that it maps are to be written by somebody outside of it (user_namespaces(7)). The
-// process dies with this thread, so that nothing outlives a killed daemon.
+// leaveWithUsers makes a user namespace with the others in it.
 func leaveWithUsers(dir string, k Kinds, flags int) error {
-	holder, err := os.StartProcess(k.Holder, []string{"crio-userns", dir}, &os.ProcAttr{
+	return withUsers(k.Holder, k.Users, flags, func(of string) error {
+		for _, c := range k.list() {
+			if err := enter(of+c.name, c.flag); err != nil {
+				return fmt.Errorf("enter %s namespace: %w", c.name, err)
+			}
+		}
+		return pinFrom(of+"user", filepath.Join(dir, "user"))
+	})
+}
+
+// OpenUsers makes a user namespace that ends with its descriptor. holder is as in Kinds.
+func OpenUsers(ctx context.Context, holder string, users pod.Users) (*os.File, error) {
+	var ns *os.File
+	err := onThread(ctx, func() error {
+		return withUsers(holder, users, 0, func(of string) (err error) {
+			ns, err = os.Open(of + "user")
+			return err
+		})
+	})
+	return ns, err
+}
+
+// withUsers makes new namespaces, and shows their directory below /proc, with a slash at
+// its end, as long as do takes. Only a new process can make that of users: it is left by
+// processes with one thread alone, and the IDs of the node that it maps are to be written
+// by somebody outside of it (user_namespaces(7)). The process dies with this thread, so
+// that nothing outlives a killed daemon.
+func withUsers(holder string, users pod.Users, flags int, do func(of string) error) error {
+	process, err := os.StartProcess(holder, []string{"crio-userns"}, &os.ProcAttr{
 		Dir: "/", Env: []string{},
 		Sys: &syscall.SysProcAttr{
 			Cloneflags:  uintptr(flags | unix.CLONE_NEWUSER),
-			UidMappings: mapping(k.Users.UIDs), GidMappings: mapping(k.Users.GIDs),
+			UidMappings: mapping(users.UIDs), GidMappings: mapping(users.GIDs),
 			// Else nobody inside could have supplementary groups.
 			GidMappingsEnableSetgroups: true,
 			Pdeathsig:                  syscall.SIGKILL, Setpgid: true,
@@ -31,16 +57,10 @@ func leaveWithUsers(dir string, k Kinds, flags int) error {
 		return fmt.Errorf("user namespace: %w", err)
 	}
 	defer func() {
-		_ = holder.Kill()
-		_, _ = holder.Wait()
+		_ = process.Kill()
+		_, _ = process.Wait()
 	}()
-	of := fmt.Sprintf("/proc/%d/ns/", holder.Pid)
-	for _, c := range k.list() {
-		if err := enter(of+c.name, c.flag); err != nil {
-			return fmt.Errorf("enter %s namespace: %w", c.name, err)
-		}
-	}
-	return pinFrom(of+"user", filepath.Join(dir, "user"))
+	return do(fmt.Sprintf("/proc/%d/ns/", process.Pid))
 }
 
 func mapping(r pod.IDRange) []syscall.SysProcIDMap {

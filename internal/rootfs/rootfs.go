@@ -34,6 +34,8 @@ type Options struct {
 	// Users of the container: the image's files belong to them when it is mounted, and
 	// so do the files that they write. The zero value are the node's.
 	Users pod.Users
+	// Namespace is the path of a user namespace with the mappings of private Users.
+	Namespace string
 }
 
 // Store creates, mounts and removes container layers. Methods may be called
@@ -123,11 +125,6 @@ func (s *Store) create(id, imageID string, opts Options) error {
 		return err
 	}
 	co := &storage.ContainerOptions{Volatile: true, LabelOpts: []string{"disable"}}
-	if opts.Users.Private() {
-		if co.UIDMap, co.GIDMap, err = s.mappings(opts.Users); err != nil {
-			return err
-		}
-	}
 	if opts.MountLabel != "" {
 		// The library wants both or none, and only stores the first.
 		co.Flags = map[string]any{"ProcessLabel": opts.MountLabel, "MountLabel": opts.MountLabel}
@@ -168,17 +165,23 @@ func (s *Store) owns(c *storage.Container) bool {
 
 // Mount mounts the layer and returns the path of the root filesystem. It does
 // not count: however often it is called, one Unmount undoes it. After a crash of
-// the daemon it finds what is mounted already.
-func (s *Store) Mount(ctx context.Context, id string) (string, error) {
+// the daemon it finds what is mounted already. The options are those of Create.
+func (s *Store) Mount(ctx context.Context, id string, opts Options) (string, error) {
 	leave, err := s.enter(ctx, id)
 	if err != nil {
 		return "", fmt.Errorf("mount layer %s: %w", id, err)
 	}
 	defer leave()
-	if _, err := s.own(id); err != nil {
+	c, err := s.own(id)
+	if err != nil {
 		return "", fmt.Errorf("mount layer %s: %w", id, err)
 	}
-	path, err := s.store.Mount(id, "")
+	var path string
+	if opts.Users.Private() {
+		path, err = s.mountMapped(c.LayerID, opts)
+	} else {
+		path, err = s.store.Mount(id, "")
+	}
 	if err != nil {
 		return "", fmt.Errorf("mount layer %s: %w", id, err)
 	}
@@ -226,13 +229,14 @@ func (s *Store) Unmount(ctx context.Context, id string) error {
 // counts say: they are in the run directory and in the memory of processes, and
 // either may have been lost.
 func (s *Store) unmount(layer string) error {
-	merged, err := s.dir(layer, "MergedDir")
+	dirs, err := s.dirs(layer)
 	if err != nil {
 		return err
 	}
-	if err := unmountMapped(filepath.Join(filepath.Dir(merged), "mapped")); err != nil {
+	if err := unmountMapped(dirs.mapped()); err != nil {
 		return err
 	}
+	merged := dirs.merged
 	count, err := s.store.Mounted(layer)
 	if err != nil {
 		return err
@@ -264,22 +268,6 @@ func isMounted(path string) (bool, error) {
 		return false, nil
 	}
 	return mounted, err
-}
-
-// dir asks the graph driver for one of the layer's directories.
-func (s *Store) dir(layer, name string) (string, error) {
-	driver, err := s.store.GraphDriver()
-	if err != nil {
-		return "", err
-	}
-	dirs, err := driver.Metadata(layer)
-	if err != nil {
-		return "", err
-	}
-	if dirs[name] == "" {
-		return "", fmt.Errorf("storage driver %s has no %s", s.store.GraphDriverName(), name)
-	}
-	return dirs[name], nil
 }
 
 // Remove unmounts and deletes the layer; nil when it is not there.
@@ -340,12 +328,12 @@ func (s *Store) Usage(ctx context.Context, id string) (bytes, inodes uint64, err
 	if err != nil {
 		return 0, 0, fmt.Errorf("usage of layer %s: %w", id, err)
 	}
-	upper, err := s.dir(c.LayerID, "UpperDir")
+	dirs, err := s.dirs(c.LayerID)
 	if err != nil {
 		return 0, 0, fmt.Errorf("usage of layer %s: %w", id, err)
 	}
 	seen := make(map[uint64]bool)
-	err = filepath.WalkDir(upper, func(_ string, d fs.DirEntry, err error) error {
+	err = filepath.WalkDir(dirs.upper, func(_ string, d fs.DirEntry, err error) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}

@@ -93,9 +93,9 @@ func (n *node) layerMounts(t *testing.T) int {
 	return len(mounts(t, filepath.Join(n.options.GraphRoot, "overlay")+"/"))
 }
 
-func (n *node) mount(t *testing.T, s *Store, id string) string {
+func (n *node) mount(t *testing.T, s *Store, id string, opts Options) string {
 	t.Helper()
-	path, err := s.Mount(t.Context(), id)
+	path, err := s.Mount(t.Context(), id, opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,9 +117,9 @@ func TestLifeOfALayerIsIdempotent(t *testing.T) {
 	if ids, err := s.List(ctx); err != nil || len(ids) != 1 || ids[0] != idA {
 		t.Errorf("list %v, %v", ids, err)
 	}
-	path := n.mount(t, s, idA)
+	path := n.mount(t, s, idA, Options{})
 	for range 3 {
-		if again := n.mount(t, s, idA); again != path {
+		if again := n.mount(t, s, idA, Options{}); again != path {
 			t.Errorf("mounted at %s, then at %s", path, again)
 		}
 	}
@@ -140,7 +140,7 @@ func TestLifeOfALayerIsIdempotent(t *testing.T) {
 			t.Errorf("%d mounts after one Unmount", got)
 		}
 	}
-	n.mount(t, s, idA)
+	n.mount(t, s, idA, Options{})
 	for range 2 {
 		if err := s.Remove(ctx, idA); err != nil {
 			t.Fatal(err)
@@ -178,12 +178,12 @@ func TestMountAfterCrash(t *testing.T) {
 			if err := s.Create(t.Context(), idA, n.image, Options{}); err != nil {
 				t.Fatal(err)
 			}
-			path := n.mount(t, s, idA)
+			path := n.mount(t, s, idA, Options{})
 			n.Free()
 			c.lose(t, n)
 			n.open(t)
 			s = New(n, "/state")
-			if again := n.mount(t, s, idA); again != path {
+			if again := n.mount(t, s, idA, Options{}); again != path {
 				t.Errorf("mounted at %s, want %s", again, path)
 			}
 			if got := n.layerMounts(t); got != 1 {
@@ -206,7 +206,7 @@ func TestMountAfterReboot(t *testing.T) {
 	if err := s.Create(t.Context(), idA, n.image, Options{}); err != nil {
 		t.Fatal(err)
 	}
-	path := n.mount(t, s, idA)
+	path := n.mount(t, s, idA, Options{})
 	if err := s.unmount(idA); err != nil {
 		t.Fatal(err)
 	}
@@ -216,7 +216,7 @@ func TestMountAfterReboot(t *testing.T) {
 	}
 	n.open(t)
 	s = New(n, "/state")
-	if again := n.mount(t, s, idA); again != path {
+	if again := n.mount(t, s, idA, Options{}); again != path {
 		t.Errorf("mounted at %s, want %s", again, path)
 	}
 	if err := s.Remove(t.Context(), idA); err != nil {
@@ -243,7 +243,7 @@ func TestOthersContainersAreLeftAlone(t *testing.T) {
 		if err := ours.Create(t.Context(), id, n.image, Options{}); !errors.Is(err, ErrForeign) {
 			t.Errorf("Create: %v, want %v", err, ErrForeign)
 		}
-		if _, err := ours.Mount(t.Context(), id); !errors.Is(err, ErrForeign) {
+		if _, err := ours.Mount(t.Context(), id, Options{}); !errors.Is(err, ErrForeign) {
 			t.Errorf("Mount: %v, want %v", err, ErrForeign)
 		}
 		if _, err := n.Container(id); err != nil {
@@ -258,7 +258,7 @@ func TestWhatIsNotThere(t *testing.T) {
 	if err := s.Create(t.Context(), idA, strings.Repeat("0", 64), Options{}); !errors.Is(err, ErrNotFound) {
 		t.Errorf("Create: %v", err)
 	}
-	if _, err := s.Mount(t.Context(), idA); !errors.Is(err, ErrNotFound) {
+	if _, err := s.Mount(t.Context(), idA, Options{}); !errors.Is(err, ErrNotFound) {
 		t.Errorf("Mount: %v", err)
 	}
 	if _, _, err := s.Usage(t.Context(), idA); !errors.Is(err, ErrNotFound) {
@@ -280,7 +280,7 @@ func TestOrphanLayerIsReplacedOrRemoved(t *testing.T) {
 	if err := s.Create(t.Context(), idA, n.image, Options{}); err != nil {
 		t.Fatal(err)
 	}
-	n.mount(t, s, idA)
+	n.mount(t, s, idA, Options{})
 	if err := s.Remove(t.Context(), idA); err != nil {
 		t.Fatal(err)
 	}
@@ -302,7 +302,7 @@ func TestManyAtOnce(t *testing.T) {
 			if err := s.Create(t.Context(), idA, n.image, Options{}); err != nil {
 				t.Error(err)
 			}
-			if _, err := s.Mount(t.Context(), idA); err != nil {
+			if _, err := s.Mount(t.Context(), idA, Options{}); err != nil {
 				t.Error(err)
 			}
 		})

@@ -6,41 +6,153 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 
-	"go.podman.io/storage/pkg/idtools"
+	"go.podman.io/storage/pkg/mount"
+	"golang.org/x/sys/unix"
 
-	"github.com/crio-minimal/crio/internal/pod"
 	"github.com/crio-minimal/crio/internal/sys"
 )
 
-// ErrUsers: neither storage driver nor kernel can give the files of an image other
-// owners without copying them all. Test with errors.Is.
+// ErrUsers: the node cannot give the files of an image other owners without copying them
+// all. Test with errors.Is.
 var ErrUsers = errors.New("overlay cannot be mounted on idmapped layers here (it takes Linux 5.19 and a file system that can)")
 
-// ServesUsers tells whether layers can be given other owners; nil if so. The first call
-// tries it out with mounts below the storage's directory; the library keeps the answer.
-func (s *Store) ServesUsers() error {
-	_, _, err := s.mappings(pod.Users{UIDs: pod.IDRange{Host: 1 << 16, Length: 1 << 16}, GIDs: pod.IDRange{Host: 1 << 16, Length: 1 << 16}})
-	return err
-}
-
-// mappings are the users in the library's form. Without idmapped mounts it would copy
-// the image for each mapping, which nothing ever removes.
-func (s *Store) mappings(u pod.Users) (uids, gids []idtools.IDMap, err error) {
-	driver, err := s.store.GraphDriver()
+// ServesUsers tells whether layers can be given other owners; nil if so. users is any
+// user namespace but the node's own.
+func (s *Store) ServesUsers(users *os.File) error {
+	if name := s.store.GraphDriverName(); name != "overlay" {
+		return fmt.Errorf("storage driver %s: %w", name, ErrUsers)
+	}
+	root, err := openPath(s.store.GraphRoot())
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
-	uids = []idtools.IDMap{{HostID: int(u.UIDs.Host), Size: int(u.UIDs.Length)}}
-	gids = []idtools.IDMap{{HostID: int(u.GIDs.Host), Size: int(u.GIDs.Length)}}
-	if !driver.SupportsShifting(uids, gids) {
-		return nil, nil, fmt.Errorf("storage driver %s: %w", s.store.GraphDriverName(), ErrUsers)
+	defer root.Close()
+	if err := sys.CanBindAs(root, users); err != nil {
+		return fmt.Errorf("%s: %w: %w", root.Name(), ErrUsers, err)
 	}
-	return uids, gids, nil
+	return nil
 }
 
-// unmountMapped removes the mounts by which the library sees the image's layers with
-// other owners while it mounts the container's. They are there still if the process was
+// mountMapped mounts a layer on the image's as they look to other users. The library can
+// do it, too, but to have a user namespace it forks this process without an exec, and a
+// kill in that moment leaves the copy with all descriptors and the lock of the daemon.
+func (s *Store) mountMapped(layer string, opts Options) (merged string, err error) {
+	dirs, err := s.dirs(layer)
+	if err != nil {
+		return "", err
+	}
+	if mounted, err := isMounted(dirs.merged); err != nil || mounted {
+		return dirs.merged, err
+	}
+	users, err := os.Open(opts.Namespace)
+	if err != nil {
+		return "", err
+	}
+	defer users.Close()
+	for _, dir := range []string{dirs.merged, dirs.work, dirs.mapped()} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return "", err
+		}
+	}
+	for _, dir := range []string{dirs.upper, dirs.merged, dirs.work} {
+		if err := os.Lchown(dir, int(opts.Users.UIDs.Host), int(opts.Users.GIDs.Host)); err != nil {
+			return "", err
+		}
+	}
+	// The overlay keeps what it is made of: nobody else needs to see these mounts.
+	defer func() { err = errors.Join(err, unmountMapped(dirs.mapped())) }()
+	var short shortPaths
+	defer short.close()
+	lower, err := mapLower(dirs, users, &short)
+	if err != nil {
+		return "", err
+	}
+	options := fmt.Sprintf("volatile,lowerdir=%s,upperdir=%s,workdir=%s", lower, short.of(dirs.upper), short.of(dirs.work))
+	if short.err != nil {
+		return "", short.err
+	}
+	if opts.MountLabel != "" {
+		options += fmt.Sprintf(",context=%q", opts.MountLabel)
+	}
+	err = unix.Mount("overlay", dirs.merged, "overlay", s.mountFlags(), options)
+	if errors.Is(err, unix.EINVAL) {
+		err = fmt.Errorf("%w: %w", ErrUsers, err)
+	}
+	return dirs.merged, err
+}
+
+// mapLower mounts the directories that hold the lower layers for users, and returns the
+// layers there as lowerdir has them.
+func mapLower(dirs layerDirs, users *os.File, short *shortPaths) (string, error) {
+	var lower []string
+	mapped := make(map[string]string)
+	for _, dir := range dirs.lower {
+		// A store has all of its layers in one directory, and more than one store can
+		// have layers of one image.
+		home := filepath.Dir(filepath.Dir(dir))
+		if mapped[home] == "" {
+			mapped[home] = filepath.Join(dirs.mapped(), strconv.Itoa(len(mapped)))
+			source, err := openPath(home)
+			if err != nil {
+				return "", err
+			}
+			err = sys.BindAs(source, mapped[home], users)
+			source.Close()
+			if err != nil {
+				return "", err
+			}
+		}
+		lower = append(lower, short.of(mapped[home]+strings.TrimPrefix(dir, home)))
+	}
+	return strings.Join(lower, ":"), nil
+}
+
+// shortPaths are other names of directories: mount(2) takes one page of options, which
+// has to do for a hundred layers, and has its own ideas about commas and colons in them.
+type shortPaths struct {
+	open []*os.File
+	err  error // the first
+}
+
+func (s *shortPaths) of(path string) string {
+	f, err := openPath(path)
+	if err != nil {
+		if s.err == nil {
+			s.err = err
+		}
+		return ""
+	}
+	s.open = append(s.open, f)
+	return fmt.Sprintf("/proc/self/fd/%d", f.Fd())
+}
+
+func (s *shortPaths) close() {
+	for _, f := range s.open {
+		f.Close()
+	}
+}
+
+// mountFlags are those of the storage's mountopt (storage.conf(5)); the library's other
+// options are for layers of its own making.
+func (s *Store) mountFlags() uintptr {
+	for _, option := range s.store.GraphOptions() {
+		if name, value, _ := strings.Cut(option, "="); strings.HasSuffix(name, "mountopt") {
+			flags, _ := mount.ParseOptions(value)
+			return uintptr(flags)
+		}
+	}
+	return 0
+}
+
+func openPath(path string) (*os.File, error) {
+	return os.OpenFile(path, unix.O_PATH|unix.O_NOFOLLOW, 0)
+}
+
+// unmountMapped removes the mounts by which the image's layers are seen with other
+// owners while the container's is mounted. They are there still if the process was
 // killed in between, and then whoever deletes the directory would delete the image.
 func unmountMapped(dir string) error {
 	entries, err := os.ReadDir(dir)

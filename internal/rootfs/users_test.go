@@ -2,7 +2,9 @@ package rootfs
 
 import (
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"syscall"
 	"testing"
@@ -28,12 +30,37 @@ func wantOwner(t *testing.T, path string, want uint32) {
 	}
 }
 
+// userNamespace is the path of one with the mappings of usersFrom. It lasts as long as the test.
+func userNamespace(t *testing.T, host uint32) string {
+	t.Helper()
+	r := []syscall.SysProcIDMap{{HostID: int(host), Size: 1 << 16}}
+	cmd := exec.Command("sleep", "600")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, UidMappings: r, GidMappings: r}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	return fmt.Sprintf("/proc/%d/ns/user", cmd.Process.Pid)
+}
+
 // Two layers with other users on one image: its files are theirs, and no copies.
 func TestUsersOwnTheirLayers(t *testing.T) {
 	n := newNode(t)
 	s := New(n, "/state")
 	ctx := t.Context()
-	if err := s.ServesUsers(); err != nil {
+	namespaces := make(map[string]string)
+	for id, host := range map[string]uint32{idA: 1 << 20, idB: 1 << 21} {
+		namespaces[id] = userNamespace(t, host)
+	}
+	users, err := os.Open(namespaces[idA])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer users.Close()
+	if err := s.ServesUsers(users); err != nil {
 		t.Fatal(err)
 	}
 	layers, err := n.Layers()
@@ -41,10 +68,14 @@ func TestUsersOwnTheirLayers(t *testing.T) {
 		t.Fatal(err)
 	}
 	for id, host := range map[string]uint32{idA: 1 << 20, idB: 1 << 21} {
-		if err := s.Create(ctx, id, n.image, Options{Users: usersFrom(host)}); err != nil {
+		opts := Options{Users: usersFrom(host), Namespace: namespaces[id]}
+		if err := s.Create(ctx, id, n.image, opts); err != nil {
 			t.Fatal(err)
 		}
-		path := n.mount(t, s, id)
+		path := n.mount(t, s, id, opts)
+		if again := n.mount(t, s, id, opts); again != path {
+			t.Errorf("mounted at %s and at %s", path, again)
+		}
 		wantOwner(t, path, host)
 		wantOwner(t, path+"/etc/hello", host)
 	}
@@ -61,7 +92,40 @@ func TestUsersOwnTheirLayers(t *testing.T) {
 	}
 }
 
-// A daemon that is killed while the library mounts a layer leaves the image's layers
+// All options of a mount have to be in one page: more layers than docker would make.
+func TestUsersOfAnImageOfManyLayers(t *testing.T) {
+	n := newNode(t)
+	s := New(n, "/state")
+	img, err := n.Image(n.image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	top := img.TopLayer
+	for range 130 {
+		layer, err := n.CreateLayer("", top, nil, "", false, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		top = layer.ID
+	}
+	high, err := n.CreateImage("", nil, top, "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	opts := Options{Users: usersFrom(1 << 20), Namespace: userNamespace(t, 1<<20)}
+	if err := s.Create(t.Context(), idA, high.ID, opts); err != nil {
+		t.Fatal(err)
+	}
+	wantOwner(t, n.mount(t, s, idA, opts)+"/etc/hello", 1<<20)
+	if got := n.layerMounts(t); got != 1 {
+		t.Errorf("%d mounts, want 1", got)
+	}
+	if err := s.Remove(t.Context(), idA); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A daemon that is killed while it mounts a layer leaves the image's layers
 // mounted inside of it. Who removes the layer must not remove the image.
 func TestRemoveLeavesTheImageThatIsMountedInside(t *testing.T) {
 	n := newNode(t)

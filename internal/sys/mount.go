@@ -48,6 +48,29 @@ func IsMountpoint(path string) (bool, error) {
 // mount_setattr(2)) from the moment it can be seen. The source is no path, so that
 // nobody can exchange it for a link after it was looked up.
 func Bind(source *os.File, target string, attributes uint64) error {
+	return bind(source, target, unix.MountAttr{Attr_set: attributes})
+}
+
+// BindAs is Bind for the eyes of a user namespace: what belongs to the node's root, or to
+// another ID that it maps, belongs to its own there (MOUNT_ATTR_IDMAP).
+func BindAs(source *os.File, target string, users *os.File) error {
+	return bind(source, target, idmapped(users))
+}
+
+// CanBindAs is nil if the file system of source can be mounted by BindAs. Nothing is.
+func CanBindAs(source, users *os.File) error {
+	tree, err := detached(source, idmapped(users))
+	if err != nil {
+		return err
+	}
+	return unix.Close(tree)
+}
+
+func idmapped(users *os.File) unix.MountAttr {
+	return unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(users.Fd())}
+}
+
+func bind(source *os.File, target string, attr unix.MountAttr) error {
 	info, err := source.Stat()
 	if err != nil {
 		return fmt.Errorf("bind %s: %w", target, err)
@@ -60,17 +83,28 @@ func Bind(source *os.File, target string, attributes uint64) error {
 	if err != nil && !errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("bind %s: %w", target, err)
 	}
-	tree, err := unix.OpenTree(int(source.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+	tree, err := detached(source, attr)
 	if err != nil {
-		return fmt.Errorf("bind %s: open_tree: %w", target, err)
+		return fmt.Errorf("bind %s: %w", target, err)
 	}
 	defer unix.Close(tree)
-	attr := unix.MountAttr{Attr_set: attributes, Propagation: unix.MS_PRIVATE}
-	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &attr); err != nil {
-		return fmt.Errorf("bind %s: mount_setattr: %w", target, err)
-	}
 	if err := unix.MoveMount(tree, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return fmt.Errorf("bind %s: move_mount: %w", target, err)
 	}
 	return nil
+}
+
+// detached returns a private mount of source that has no place yet, and ends with its
+// descriptor if it gets none.
+func detached(source *os.File, attr unix.MountAttr) (tree int, err error) {
+	tree, err = unix.OpenTree(int(source.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+	if err != nil {
+		return -1, fmt.Errorf("open_tree: %w", err)
+	}
+	attr.Propagation = unix.MS_PRIVATE
+	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &attr); err != nil {
+		unix.Close(tree)
+		return -1, fmt.Errorf("mount_setattr: %w", err)
+	}
+	return tree, nil
 }
