@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -198,7 +199,7 @@ func binary(t *testing.T, name string) string {
 func (n *node) start() {
 	n.t.Helper()
 	cmd := exec.Command(binary(n.t, "race/crio"), "--config", n.path("crio.conf"), "--config-dir", n.path("crio.conf.d"))
-	cmd.Env = append(append(os.Environ(), "GORACE=halt_on_error=1"), n.env...)
+	cmd.Env = append(append(os.Environ(), "GORACE=halt_on_error=1 atexit_sleep_ms=0"), n.env...)
 	cmd.Stderr = n.output
 	// Somebody who is left behind with the output must not hold up the test, which looks for them.
 	cmd.WaitDelay = 5 * time.Second
@@ -276,6 +277,8 @@ func (n *node) connect() {
 	n.t.Helper()
 	conn, err := grpc.NewClient("passthrough:///crio", grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(80<<20)),
+		// gRPC's own second is most of the time that a restart takes.
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 5 * time.Millisecond, Multiplier: 1.2, MaxDelay: 100 * time.Millisecond}}),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return sys.Dial(ctx, n.socket) }))
 	if err != nil {
 		n.t.Fatal(err)
