@@ -43,14 +43,20 @@ type Server struct {
 
 	grpc *grpc.Server
 	http *http.Server
+
+	calls calls
+	// ending is over when Stop begins.
+	ending    context.Context
+	endEvents context.CancelFunc
 }
 
 // New makes a server over parts that its caller owns and closes after it.
 func New(o Options, e *engine.Engine, images *image.Store, networks *network.Network) *Server {
 	s := &Server{Options: o, engine: e, images: images, networks: networks, started: time.Now()}
+	s.ending, s.endEvents = context.WithCancel(context.Background())
 	s.grpc = grpc.NewServer(
 		grpc.MaxRecvMsgSize(o.MaxReceive), grpc.MaxSendMsgSize(o.MaxSend),
-		grpc.UnaryInterceptor(intercept(o.Log)),
+		grpc.UnaryInterceptor(s.intercept), grpc.StreamInterceptor(s.interceptStream),
 		// Clients on the same machine: a dead one is seen by its closed socket.
 		grpc.KeepaliveParams(keepalive.ServerParameters{}),
 	)
@@ -74,10 +80,23 @@ func (s *Server) Serve(listener net.Listener) error {
 	return fmt.Errorf("serve: %w", err)
 }
 
-// Stop takes no more calls and lets those that run end until ctx does.
+// flushTime bounds how long a client may take to read the end of what it was told.
+const flushTime = time.Second
+
+// Stop takes no more calls and lets those that run end until ctx does. A stream whose
+// client does not read it is not waited for.
 func (s *Server) Stop(ctx context.Context) {
+	s.endEvents()
 	drained := make(chan struct{})
 	go func() { s.grpc.GracefulStop(); close(drained) }()
+	select {
+	case <-s.calls.ended():
+		flush, cancel := context.WithTimeout(ctx, flushTime)
+		defer cancel()
+		ctx = flush
+	case <-drained:
+	case <-ctx.Done():
+	}
 	select {
 	case <-drained:
 	case <-ctx.Done():
