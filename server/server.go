@@ -18,6 +18,7 @@ import (
 	"github.com/crio-minimal/crio/internal/engine"
 	"github.com/crio-minimal/crio/internal/image"
 	"github.com/crio-minimal/crio/internal/network"
+	"github.com/crio-minimal/crio/pkg/config"
 )
 
 // Options of the server; they do not change while it lives.
@@ -28,7 +29,9 @@ type Options struct {
 	SystemdCgroup bool
 	// DefaultHandler is the name of the handler that "" stands for.
 	DefaultHandler string
-	Log            *slog.Logger
+	// Config is what GET /config prints.
+	Config *config.Config
+	Log    *slog.Logger
 }
 
 // Server answers both CRI services. RPCs that it does not have answer Unimplemented.
