@@ -43,10 +43,10 @@ func conformRuntimeCases() []conformCase {
 // later are the calls that this version does not serve; TestUnservedCalls sees each
 // of them answer Unimplemented.
 var later = []string{
-	"Attach", "CheckpointContainer", "CheckpointPod", "ContainerStats", "Exec", "GetContainerEvents",
+	"Attach", "CheckpointContainer", "CheckpointPod", "ContainerStats", "Exec",
 	"ListContainerStats", "ListMetricDescriptors", "ListPodSandboxMetrics", "ListPodSandboxStats", "PodSandboxStats",
-	"PortForward", "RestorePod", "StreamContainerStats", "StreamContainers", "StreamImages", "StreamPodSandboxMetrics",
-	"StreamPodSandboxStats", "StreamPodSandboxes",
+	"PortForward", "RestorePod", "StreamContainerStats", "StreamPodSandboxMetrics",
+	"StreamPodSandboxStats",
 }
 
 func conformVersion(c *conform) {

@@ -23,8 +23,8 @@ import (
 	"github.com/crio-minimal/crio/internal/sys"
 )
 
-// subscribe returns when the subscription has begun. It ends with the test.
-func (n *node) subscribe(client cri.RuntimeServiceClient) cri.RuntimeService_GetContainerEventsClient {
+// subscribe returns when the subscription has begun. It ends with the test, or with cancel.
+func (n *node) subscribe(client cri.RuntimeServiceClient) (events cri.RuntimeService_GetContainerEventsClient, cancel func()) {
 	n.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	n.t.Cleanup(cancel)
@@ -35,7 +35,7 @@ func (n *node) subscribe(client cri.RuntimeServiceClient) cri.RuntimeService_Get
 	if err != nil {
 		n.t.Fatalf("subscribe: %v", err)
 	}
-	return events
+	return events, cancel
 }
 
 // replica is the list as a client knows it that lists once and then follows the events.
@@ -127,7 +127,7 @@ func (n *node) listed() (map[string]map[string]string, error) {
 func (n *node) follow() (*replica, <-chan error) {
 	n.t.Helper()
 	r := newReplica()
-	events := n.subscribe(n.RuntimeServiceClient)
+	events, _ := n.subscribe(n.RuntimeServiceClient)
 	pods, err := n.listed()
 	if err != nil {
 		n.t.Fatal(err)
@@ -279,7 +279,7 @@ func TestEventsReplayedAreTheList(t *testing.T) {
 // A daemon that is asked to end tells its subscribers.
 func TestEventsEndWithTheDaemon(t *testing.T) {
 	n := newNode(t, options{})
-	events := n.subscribe(n.RuntimeServiceClient)
+	events, _ := n.subscribe(n.RuntimeServiceClient)
 	begun := time.Now()
 	n.stop()
 	if took := time.Since(begun); took > 5*time.Second {
@@ -300,7 +300,8 @@ func (n *node) stalled() cri.RuntimeService_GetContainerEventsClient {
 		n.t.Fatal(err)
 	}
 	n.t.Cleanup(func() { conn.Close() })
-	return n.subscribe(cri.NewRuntimeServiceClient(conn))
+	events, _ := n.subscribe(cri.NewRuntimeServiceClient(conn))
+	return events
 }
 
 // A subscriber that never reads changes nothing for anyone else: not for lists, not for
