@@ -43,10 +43,7 @@ func conformRuntimeCases() []conformCase {
 // later are the calls that this version does not serve; TestUnservedCalls sees each
 // of them answer Unimplemented.
 var later = []string{
-	"Attach", "CheckpointContainer", "CheckpointPod", "ContainerStats", "Exec",
-	"ListContainerStats", "ListMetricDescriptors", "ListPodSandboxMetrics", "ListPodSandboxStats", "PodSandboxStats",
-	"PortForward", "RestorePod", "StreamContainerStats", "StreamPodSandboxMetrics",
-	"StreamPodSandboxStats",
+	"Attach", "CheckpointContainer", "CheckpointPod", "Exec", "PortForward", "RestorePod",
 }
 
 func conformVersion(c *conform) {

@@ -27,6 +27,14 @@ func conformWatchCases() []conformCase {
 				"StreamImages", "StreamImagesRequest.filter", "StreamImagesResponse.images",
 			},
 		},
+		{
+			name: "statistics as streams", run: conformStatsStreams,
+			proves: []string{
+				"StreamContainerStats", "StreamContainerStatsRequest.filter", "StreamContainerStatsResponse.container_stats",
+				"StreamPodSandboxStats", "StreamPodSandboxStatsRequest.filter", "StreamPodSandboxStatsResponse.pod_sandbox_stats",
+				"StreamPodSandboxMetrics", "StreamPodSandboxMetricsResponse.pod_sandbox_metrics",
+			},
+		},
 	}
 }
 
@@ -134,6 +142,43 @@ func conformStreams(c *conform) {
 			c.t.Fatal(err)
 		}
 		sameItems(c, collect(c, images.Recv, (*cri.StreamImagesResponse).GetImages, 0), list.GetImages())
+	}
+}
+
+// conformStatsStreams looks for one of two pods in each stream; what is told of it is what
+// the lists tell, which have cases of their own.
+func conformStatsStreams(c *conform) {
+	box, pod := c.pod(nil)
+	id := c.sleeperIn(box, pod, nil)
+	c.sleeper(nil)
+	containers, err := c.StreamContainerStats(c.ctx(), &cri.StreamContainerStatsRequest{Filter: &cri.ContainerStatsFilter{PodSandboxId: box}})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if got := collect(c, containers.Recv, (*cri.StreamContainerStatsResponse).GetContainerStats, 1); len(got) != 1 ||
+		got[0].GetAttributes().GetId() != id || got[0].GetMemory().GetUsageBytes().GetValue() == 0 {
+		c.t.Errorf("statistics of %s: %v", id, got)
+	}
+	pods, err := c.StreamPodSandboxStats(c.ctx(), &cri.StreamPodSandboxStatsRequest{Filter: &cri.PodSandboxStatsFilter{Id: box}})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if got := collect(c, pods.Recv, (*cri.StreamPodSandboxStatsResponse).GetPodSandboxStats, 1); len(got) != 1 ||
+		got[0].GetAttributes().GetId() != box || len(got[0].GetLinux().GetContainers()) != 1 {
+		c.t.Errorf("statistics of %s: %v", box, got)
+	}
+	metrics, err := c.StreamPodSandboxMetrics(c.ctx(), &cri.StreamPodSandboxMetricsRequest{})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	times := map[string]int{}
+	for _, m := range collect(c, metrics.Recv, (*cri.StreamPodSandboxMetricsResponse).GetPodSandboxMetrics, 1) {
+		if times[m.GetPodSandboxId()]++; m.GetPodSandboxId() == box && len(m.GetContainerMetrics()) != 1 {
+			c.t.Errorf("metrics of the pod: %v", m)
+		}
+	}
+	if times[box] != 1 {
+		c.t.Errorf("metrics of the pod come %d times", times[box])
 	}
 }
 
