@@ -2,6 +2,7 @@ package test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -66,6 +67,8 @@ type options struct {
 	conf string
 	// bare leaves the node without a CNI configuration; dual gives pods IPv6, too.
 	bare, dual bool
+	// socket is the path of the daemon's socket below the node's directory, unless it is "".
+	socket string
 	// plain has the daemon as it is installed, without the race detector: for a test that measures.
 	plain bool
 	env   []string
@@ -81,7 +84,7 @@ func newNode(t *testing.T, o options) *node {
 	}
 	// Longer than the path of a unix socket may be.
 	n.dir = filepath.Join(t.TempDir(), strings.Repeat("long-", 25))
-	n.socket = n.path("crio.sock")
+	n.socket = n.path(cmp.Or(o.socket, "crio.sock"))
 	// As the way to /run is on a node: the roots of user namespaces pass here.
 	for dir := filepath.Dir(n.dir); dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
 		if err := os.Chmod(dir, 0o711); err != nil {

@@ -92,6 +92,8 @@ type Settings struct {
 	KillWait time.Duration
 	// LogSizeMax in bytes; 0 or less is unlimited.
 	LogSizeMax int64
+	// ServesCAdvisor: the kubelet takes what pods use from its cAdvisor.
+	ServesCAdvisor bool
 	// DefaultSysctls of every pod, "name=value".
 	DefaultSysctls []string
 }
