@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/crio-minimal/crio/internal/cgroup"
 	"github.com/crio-minimal/crio/server"
 )
 
@@ -37,14 +39,40 @@ func (n *node) ask(path string, into any) bool {
 func countersGroups(t *testing.T, pod *cri.PodSandboxConfig, box string) []string {
 	t.Helper()
 	var all []string
+	parent := pod.GetLinux().GetCgroupParent()
+	if cgroupManager() == cgroup.Systemd {
+		parent = "/" + testParent() + ".slice/" + parent
+	}
 	for _, pattern := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
-		found, err := filepath.Glob(pattern + pod.GetLinux().GetCgroupParent() + "/crio-" + box)
+		found, err := filepath.Glob(pattern + parent + "/crio-" + box)
 		if err != nil {
 			t.Fatal(err)
 		}
 		all = append(all, found...)
 	}
 	return all
+}
+
+// kubeletsPod is a pod whose slice is there, as the kubelet makes it.
+func (n *node) kubeletsPod() *cri.PodSandboxConfig {
+	n.t.Helper()
+	pod := n.podConfig()
+	if slice := pod.GetLinux().GetCgroupParent(); cgroupManager() == cgroup.Systemd {
+		if out, err := exec.Command("systemctl", "start", slice).CombinedOutput(); err != nil {
+			n.t.Fatalf("%s: %v: %s", slice, err, out)
+		}
+		n.t.Cleanup(func() { _ = exec.Command("systemctl", "stop", slice).Run() })
+	}
+	return pod
+}
+
+// inGroup checks that a process is one of a container, or of the pause, with the id.
+func (n *node) inGroup(pid int, id string) {
+	n.t.Helper()
+	groups, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil || !strings.Contains(string(groups), "/crio-"+id) {
+		n.t.Errorf("pid %d is in %s, %v; want crio-%s", pid, groups, err, id)
+	}
 }
 
 // What cAdvisor reads of a pod and its containers
@@ -55,7 +83,7 @@ func TestCAdvisorsDoor(t *testing.T) {
 	if !n.ask("/info", &info) || info.StorageDriver != "overlay" || info.StorageRoot != n.path("storage") || info.StorageImage != "" || info.CgroupDriver != cgroupManager() {
 		t.Errorf("info: %+v", info)
 	}
-	pod := n.podConfig()
+	pod := n.kubeletsPod()
 	pod.Labels = map[string]string{"io.kubernetes.pod.name": "web"}
 	box := n.runPod(pod)
 	config := n.containerConfig(image, "sleep", "99")
@@ -72,9 +100,7 @@ func TestCAdvisorsDoor(t *testing.T) {
 	n.startContainer(id)
 	n.ask("/containers/"+id, &c)
 	n.ask("/containers/"+box, &p)
-	if comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", c.Pid)); err != nil || string(comm) != "sleep\n" {
-		t.Errorf("pid %d is %q, %v", c.Pid, comm, err)
-	}
+	n.inGroup(c.Pid, id)
 	m := pod.GetMetadata()
 	want := fmt.Sprintf("k8s_%s_%s_%s_%s_0", config.GetMetadata().GetName(), m.GetName(), m.GetNamespace(), m.GetUid())
 	ip := n.sandbox(box).GetNetwork().GetIp()
@@ -129,22 +155,20 @@ func TestPodsWithoutCountersGroup(t *testing.T) {
 	box := n.runPod(sharing)
 	var p server.ContainerInfo
 	n.ask("/containers/"+box, &p)
-	if comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", p.Pid)); err != nil || string(comm) != "pause\n" {
-		t.Errorf("pid %d is %q, %v", p.Pid, comm, err)
-	}
+	n.inGroup(p.Pid, box)
 	host := n.hostPod()
 	if left := countersGroups(t, host, n.runPod(host)); len(left) != 0 {
 		t.Errorf("a pod on the node's network has %q", left)
 	}
 	// The next daemon, at another socket, removes what the first one made.
-	pod := n.podConfig()
+	pod := n.kubeletsPod()
 	box = n.runPod(pod)
 	n.kill()
 	made := countersGroups(t, pod, box)
 	n.socket = n.path("crio.sock")
 	n.write("crio.conf", strings.Replace(n.config(options{}), n.path("run/crio/crio.sock"), n.socket, 1))
 	n.start()
-	other := n.podConfig()
+	other := n.kubeletsPod()
 	if left := countersGroups(t, other, n.runPod(other)); len(left) != 0 || len(made) == 0 {
 		t.Errorf("where cAdvisor does not look there is %q, and was %q", left, made)
 	}
