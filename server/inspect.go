@@ -97,7 +97,8 @@ func (s *Server) inspect(id string) (ContainerInfo, error) {
 func (s *Server) inspectSandbox(v pod.Sandbox) ContainerInfo {
 	info := ContainerInfo{
 		Name: kubernetesName(infraName, v, v.Config.GetMetadata().GetAttempt()), CreatedTime: v.CreatedAt,
-		Labels: labelled(v.Config.GetLabels(), map[string]string{containerNameLabel: infraName}), Annotations: v.Config.GetAnnotations(), Sandbox: v.ID, IPs: v.IPs(),
+		Labels: labelled(v.Config.GetLabels(), map[string]string{containerNameLabel: infraName}), Annotations: v.Config.GetAnnotations(),
+		Root: s.engine.Layout.Nothing(), Sandbox: v.ID, IPs: v.IPs(),
 	}
 	if v.Pause != nil {
 		info.Pid = v.Pause.Pid

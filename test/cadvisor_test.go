@@ -119,6 +119,9 @@ func TestCAdvisorsDoor(t *testing.T) {
 	if p.Labels["io.kubernetes.container.name"] != "POD" || p.Labels["io.kubernetes.pod.name"] != "web" || len(p.IPs) != 1 {
 		t.Errorf("pod: %+v", p)
 	}
+	if written, err := os.ReadDir(p.Root + "/diff"); err != nil || len(written) != 0 {
+		t.Errorf("the pod's root has %v, %v", written, err)
+	}
 	counters, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/dev", p.Pid))
 	if err != nil || !strings.Contains(string(counters), "eth0:") {
 		t.Errorf("network of pid %d: %s, %v", p.Pid, counters, err)
