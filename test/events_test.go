@@ -186,42 +186,49 @@ func (n *node) hostPod() *cri.PodSandboxConfig {
 	return config
 }
 
-// live takes a pod through one of several lives; what fails when the daemon is killed
-// meanwhile is the sweep's. It returns whether anything is left of it.
+// live takes a pod through one of several lives, with containers that are made, end and
+// go at once. What fails when the daemon is killed meanwhile is left to others.
 func (n *node) live(image string, kind int) {
 	config := n.hostPod()
 	if kind%4 == 1 {
 		config.Linux.SecurityContext.NamespaceOptions.Pid = cri.NamespaceMode_POD
 	}
-	box, err := n.RunPodSandbox(n.ctx(), &cri.RunPodSandboxRequest{Config: config})
+	made, err := n.RunPodSandbox(n.ctx(), &cri.RunPodSandboxRequest{Config: config})
 	if err != nil {
 		return
 	}
-	script := []string{"true", "sleep 3600", "exit 7"}[kind%3]
-	first := n.containerConfig(image, shell(script)...)
-	if kind%5 == 2 {
-		first.Command = []string{"/no such program"}
+	box := made.GetPodSandboxId()
+	var wait sync.WaitGroup
+	for i := range 4 {
+		wait.Go(func() {
+			c := n.containerConfig(image, shell([]string{"true", "exec sleep 3600", "exit 7"}[(kind+i)%3])...)
+			if (kind+i)%5 == 2 {
+				c.Command = []string{"/no such program"}
+			}
+			if (kind+i)%7 == 3 {
+				c.Linux.SecurityContext.RunAsUsername = "nobody-knows"
+			}
+			n.liveIn(box, config, c, kind%2 == 0)
+		})
 	}
-	second := n.containerConfig(image, "sleep", "3600")
-	if kind%7 == 3 {
-		second.Linux.SecurityContext.RunAsUsername = "nobody-knows"
-	}
-	for _, c := range []*cri.ContainerConfig{first, second} {
-		made, err := n.CreateContainer(n.ctx(), &cri.CreateContainerRequest{PodSandboxId: box.GetPodSandboxId(), Config: c, SandboxConfig: config})
-		if err != nil {
-			continue
-		}
-		_, _ = n.StartContainer(n.ctx(), &cri.StartContainerRequest{ContainerId: made.GetContainerId()})
-		if kind%2 == 0 {
-			_, _ = n.StopContainer(n.ctx(), &cri.StopContainerRequest{ContainerId: made.GetContainerId()})
-			_, _ = n.RemoveContainer(n.ctx(), &cri.RemoveContainerRequest{ContainerId: made.GetContainerId()})
-		}
-	}
+	wait.Wait()
 	if kind%6 == 4 {
-		_, _ = n.StopPodSandbox(n.ctx(), &cri.StopPodSandboxRequest{PodSandboxId: box.GetPodSandboxId()})
+		_, _ = n.StopPodSandbox(n.ctx(), &cri.StopPodSandboxRequest{PodSandboxId: box})
 	}
 	if kind%6 != 5 {
-		_, _ = n.RemovePodSandbox(n.ctx(), &cri.RemovePodSandboxRequest{PodSandboxId: box.GetPodSandboxId()})
+		_, _ = n.RemovePodSandbox(n.ctx(), &cri.RemovePodSandboxRequest{PodSandboxId: box})
+	}
+}
+
+func (n *node) liveIn(box string, pod *cri.PodSandboxConfig, config *cri.ContainerConfig, remove bool) {
+	made, err := n.CreateContainer(n.ctx(), &cri.CreateContainerRequest{PodSandboxId: box, Config: config, SandboxConfig: pod})
+	if err != nil {
+		return
+	}
+	_, _ = n.StartContainer(n.ctx(), &cri.StartContainerRequest{ContainerId: made.GetContainerId()})
+	if remove {
+		_, _ = n.StopContainer(n.ctx(), &cri.StopContainerRequest{ContainerId: made.GetContainerId()})
+		_, _ = n.RemoveContainer(n.ctx(), &cri.RemoveContainerRequest{ContainerId: made.GetContainerId()})
 	}
 }
 
@@ -244,7 +251,7 @@ func (n *node) liveOn(image string, workers int) (stop func()) {
 // happens at once and in between; after the end of a daemon it does so again.
 func TestEventsReplayedAreTheList(t *testing.T) {
 	n, image := readyNode(t, options{})
-	stop := n.liveOn(image, 4)
+	stop := n.liveOn(image, 2)
 	early, earlyEnded := n.follow()
 	<-time.After(2 * time.Second)
 	late, _ := n.follow()
@@ -252,7 +259,7 @@ func TestEventsReplayedAreTheList(t *testing.T) {
 	stop()
 	n.agrees(early)
 	n.agrees(late)
-	stop = n.liveOn(image, 4)
+	stop = n.liveOn(image, 2)
 	<-time.After(time.Second)
 	n.kill()
 	select {
