@@ -53,13 +53,16 @@ func TestDetailV2(t *testing.T) {
 	}
 	want := Detail{
 		Usage: Usage{
-			CPU: known(5000), CPUPressure: Pressure{Some: &Stall{Avg10: 1.5, Avg60: 0.25, Total: 1234}, Full: &Stall{Total: 99}},
+			CPU: CPU{
+				Total: known(5000), User: known(3000), System: known(2000), Throttled: known(7000), Burst: known(6000),
+				Periods: known(10), ThrottledPeriods: known(4), Bursts: known(1),
+			},
+			CPUPressure: Pressure{Some: &Stall{Avg10: 1.5, Avg60: 0.25, Total: 1234}, Full: &Stall{Total: 99}},
 			Memory: Memory{
 				Usage: known(1000), Limit: known(Unlimited), RSS: known(1), Cache: known(2), Kernel: known(3), MappedFile: known(4), InactiveFile: known(300),
 				ActiveFile: known(6), PageFaults: known(7), MajorFaults: known(8), Swap: known(0), SwapLimit: known(4096),
 			},
 		},
-		User: known(3000), System: known(2000), Throttled: known(7000), Burst: known(6000), Periods: known(10), ThrottledPeriods: known(4), Bursts: known(1),
 		Shares: known(2597), Quota: known(Unlimited), Period: known(100000), MaxMemory: known(2000), MemoryFailures: known(5), MemoryReservation: known(0),
 		OOMKills: known(1), Threads: known(3), ThreadLimit: known(Unlimited),
 		Operations: []Operation{{8, 0, "Discard", 5, 6}, {8, 0, "Read", 1, 3}, {8, 0, "Write", 2, 4}},
@@ -76,8 +79,7 @@ func TestDetailV2(t *testing.T) {
 func TestDetailV1(t *testing.T) {
 	root := tree(t, map[string]string{
 		"cpuacct/c/cpuacct.usage":                           "5\n",
-		"cpuacct/c/cpuacct.usage_user":                      "3\n",
-		"cpuacct/c/cpuacct.usage_sys":                       "2\n",
+		"cpuacct/c/cpuacct.stat":                            "user 3\nsystem 2\n",
 		"cpu/c/cpu.stat":                                    "nr_periods 10\nnr_throttled 4\nthrottled_time 7\nnr_bursts 1\nburst_time 6\n",
 		"cpu/c/cpu.shares":                                  "1024\n",
 		"cpu/c/cpu.cfs_period_us":                           "100000\n",
@@ -110,13 +112,16 @@ func TestDetailV1(t *testing.T) {
 	}
 	want := Detail{
 		Usage: Usage{
-			CPU: known(5), IOPressure: Pressure{Some: &Stall{Avg10: 1.5, Avg60: 0.25, Total: 1234}, Full: &Stall{Total: 99}},
+			CPU: CPU{
+				Total: known(5), User: known(30_000_000), System: known(20_000_000), Throttled: known(7), Burst: known(6),
+				Periods: known(10), ThrottledPeriods: known(4), Bursts: known(1),
+			},
+			IOPressure: Pressure{Some: &Stall{Avg10: 1.5, Avg60: 0.25, Total: 1234}, Full: &Stall{Total: 99}},
 			Memory: Memory{
 				Usage: known(1000), Limit: known(9000), RSS: known(1), Cache: known(2), Kernel: known(3), MappedFile: known(4), InactiveFile: known(3000),
 				ActiveFile: known(6), PageFaults: known(7), MajorFaults: known(8), Swap: known(9), SwapLimit: known(500), MemoryAndSwapLimit: known(9500),
 			},
 		},
-		User: known(3), System: known(2), Throttled: known(7), Burst: known(6), Periods: known(10), ThrottledPeriods: known(4), Bursts: known(1),
 		Shares: known(1024), Quota: known(Unlimited), Period: known(100000), MaxMemory: known(2000), MemoryFailures: known(5),
 		MemoryReservation: known(Unlimited), OOMKills: known(1), Threads: known(3), ThreadLimit: known(50),
 		Operations: []Operation{{8, 0, "Read", 1, 4}, {8, 0, "Total", 3, 9}, {8, 0, "Write", 2, 5}},
@@ -134,7 +139,7 @@ func TestDetailV1(t *testing.T) {
 func TestUsageOfAGroupThatIsGone(t *testing.T) {
 	root := tree(t, map[string]string{"c/cpu.stat": "usage_usec 5\n"})
 	v2 := &Tree{version: 2, roots: map[string]string{wholeTree: root}}
-	if u, err := v2.group("c", "c").Usage(); err != nil || u.CPU != known(5000) || u.Memory != (Memory{}) || u.IOPressure != (Pressure{}) {
+	if u, err := v2.group("c", "c").Usage(); err != nil || u.CPU != (CPU{Total: known(5000)}) || u.Memory != (Memory{}) || u.IOPressure != (Pressure{}) {
 		t.Errorf("without a memory controller: %+v, %v", u, err)
 	}
 	for name, tree := range map[string]*Tree{"v2": v2, "v1": {version: 1, roots: map[string]string{"memory": root, "pids": root}}} {

@@ -39,11 +39,11 @@ func left(limit, used cgroup.Count) *cri.UInt64Value {
 }
 
 func (c *Collector) cpu(id string, now time.Time, u cgroup.Usage) *cri.CpuUsage {
-	s := &cri.CpuUsage{Timestamp: now.UnixNano(), UsageCoreNanoSeconds: value(u.CPU), Psi: psi(u.CPUPressure)}
-	if !u.CPU.Known {
+	s := &cri.CpuUsage{Timestamp: now.UnixNano(), UsageCoreNanoSeconds: value(u.CPU.Total), Psi: psi(u.CPUPressure)}
+	if !u.CPU.Total.Known {
 		return s
 	}
-	if r := c.kept.rate(id, now, u.CPU.N); r.known {
+	if r := c.kept.rate(id, now, u.CPU.Total.N); r.known {
 		s.UsageNanoCores = &cri.UInt64Value{Value: r.nanoCores}
 	}
 	return s

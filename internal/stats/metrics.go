@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"sync"
 	"time"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -21,24 +22,21 @@ func (c *Collector) Metrics(ctx context.Context, pods []Pod) ([]*cri.PodSandboxM
 		networks = c.networks(ctx, pods)
 	}
 	s := c.scrape()
-	all := make([]*cri.PodSandboxMetrics, 0, len(pods))
-	for _, p := range pods {
-		m := &cri.PodSandboxMetrics{PodSandboxId: p.ID}
+	all := make([]*cri.PodSandboxMetrics, len(pods))
+	err := each(ctx, len(pods), func(i int) {
+		p := pods[i]
 		w := s.writer(c.podLabels(p))
 		w.network(networks[p.ID])
-		m.Metrics = w.metrics
+		m := &cri.PodSandboxMetrics{PodSandboxId: p.ID, Metrics: w.metrics}
 		for _, v := range p.Containers {
-			if err := ctx.Err(); err != nil {
-				return nil, err
-			}
 			metrics, err := c.containerMetrics(s, p, v)
 			if !c.skip("container", v.ID, err) {
 				m.ContainerMetrics = append(m.ContainerMetrics, &cri.ContainerMetrics{ContainerId: v.ID, Metrics: metrics})
 			}
 		}
-		all = append(all, m)
-	}
-	return all, nil
+		all[i] = m
+	})
+	return all, err
 }
 
 func (c *Collector) containerMetrics(s *scrape, p Pod, v pod.Container) ([]*cri.Metric, error) {
@@ -93,11 +91,11 @@ type scrape struct {
 	kinds   map[string]cri.MetricType // by name, of the metrics that are told
 	now     time.Time
 	storage fileSystem
-	devices map[string]string // names by "major:minor"
+	devices sync.Map // of strings: names by "major:minor"
 }
 
 func (c *Collector) scrape() *scrape {
-	s := &scrape{kinds: map[string]cri.MetricType{}, now: time.Now(), devices: map[string]string{}}
+	s := &scrape{kinds: map[string]cri.MetricType{}, now: time.Now()}
 	for _, d := range descriptors() {
 		if c.wants(d.group) {
 			s.kinds[d.name] = d.kind
@@ -166,17 +164,18 @@ func (w *writer) spec(v pod.Container, d cgroup.Detail) {
 }
 
 func (w *writer) cpu(d cgroup.Detail) {
-	w.add("container_cpu_user_seconds_total", seconds(d.User, time.Nanosecond))
-	w.add("container_cpu_system_seconds_total", seconds(d.System, time.Nanosecond))
-	w.add("container_cpu_usage_seconds_total", seconds(d.CPU, time.Nanosecond), "total")
+	c := d.CPU
+	w.add("container_cpu_user_seconds_total", seconds(c.User, time.Nanosecond))
+	w.add("container_cpu_system_seconds_total", seconds(c.System, time.Nanosecond))
+	w.add("container_cpu_usage_seconds_total", seconds(c.Total, time.Nanosecond), "total")
 	if d.Quota.N == cgroup.Unlimited {
 		return // nothing throttles
 	}
-	w.add("container_cpu_cfs_periods_total", d.Periods)
-	w.add("container_cpu_cfs_throttled_periods_total", d.ThrottledPeriods)
-	w.add("container_cpu_cfs_throttled_seconds_total", seconds(d.Throttled, time.Nanosecond))
-	w.add("container_cpu_cfs_burst_periods_total", d.Bursts)
-	w.add("container_cpu_cfs_burst_seconds_total", seconds(d.Burst, time.Nanosecond))
+	w.add("container_cpu_cfs_periods_total", c.Periods)
+	w.add("container_cpu_cfs_throttled_periods_total", c.ThrottledPeriods)
+	w.add("container_cpu_cfs_throttled_seconds_total", seconds(c.Throttled, time.Nanosecond))
+	w.add("container_cpu_cfs_burst_periods_total", c.Bursts)
+	w.add("container_cpu_cfs_burst_seconds_total", seconds(c.Burst, time.Nanosecond))
 }
 
 func (w *writer) memory(d cgroup.Detail) {
