@@ -90,7 +90,7 @@ func stall(s *cgroup.Stall) *cri.PsiData {
 
 // layer is nil until the container's layer has been measured for the first time.
 func (c *Collector) layer(id string) *cri.FilesystemUsage {
-	l := c.kept.size(id, time.Now(), c.Layers)
+	l := c.kept.size(id, time.Now())
 	if l.measured.IsZero() {
 		return nil
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -13,7 +14,7 @@ import (
 func TestRate(t *testing.T) {
 	begun := time.Unix(1e9, 0)
 	var k kept
-	k.init()
+	k.init(nil, nil)
 	for _, step := range []struct {
 		at   time.Duration
 		used uint64
@@ -65,12 +66,12 @@ func (l *layers) Usage(ctx context.Context, id string) (bytes, inodes uint64, er
 func TestSizeIsMeasuredBehindTheCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var k kept
-		k.init()
 		var l layers
+		k.init(&l, slog.New(slog.DiscardHandler))
 		begun := time.Now()
 		for range 3 {
 			for i := range 5 {
-				if got := k.size(fmt.Sprint(i), time.Now(), &l); !got.measured.IsZero() {
+				if got := k.size(fmt.Sprint(i), time.Now()); !got.measured.IsZero() {
 					t.Errorf("a size before the walk: %+v", got)
 				}
 			}
@@ -82,12 +83,12 @@ func TestSizeIsMeasuredBehindTheCall(t *testing.T) {
 		if l.walks.Load() != 5 || l.most.Load() != 1 || time.Since(begun) < 5*walkShare*time.Second {
 			t.Errorf("%d walks, %d at a time, in %v", l.walks.Load(), l.most.Load(), time.Since(begun))
 		}
-		first := k.size("0", time.Now(), &l)
+		first := k.size("0", time.Now())
 		if first.bytes != 1 || first.inodes != 7 || !first.measured.Equal(begun) {
 			t.Errorf("%+v, begun %v", first, begun)
 		}
 		k.walks.Wait()
-		if again := k.size("0", time.Now(), &l); again.bytes != 6 {
+		if again := k.size("0", time.Now()); again.bytes != 6 {
 			t.Errorf("the size was not renewed: %+v", again)
 		}
 		k.walks.Wait()
@@ -97,9 +98,9 @@ func TestSizeIsMeasuredBehindTheCall(t *testing.T) {
 			t.Error("a walk that nobody asked for")
 		}
 		l.fail.Store(true)
-		k.size("0", time.Now(), &l)
+		k.size("0", time.Now())
 		k.walks.Wait()
-		if after := k.size("0", time.Now(), &l); after.bytes != uint64(walks) {
+		if after := k.size("0", time.Now()); after.bytes != uint64(walks) {
 			t.Errorf("after a walk that failed: %+v", after)
 		}
 		k.close() // in the middle of a walk
@@ -107,7 +108,7 @@ func TestSizeIsMeasuredBehindTheCall(t *testing.T) {
 			t.Error("a walk outlives the collector")
 		}
 		walks = l.walks.Load()
-		k.size("9", time.Now(), &l)
+		k.size("9", time.Now())
 		synctest.Wait()
 		if l.walks.Load() != walks {
 			t.Error("a walk after the end")

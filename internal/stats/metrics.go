@@ -25,7 +25,11 @@ func (c *Collector) Metrics(ctx context.Context, pods []Pod) ([]*cri.PodSandboxM
 	all := make([]*cri.PodSandboxMetrics, len(pods))
 	err := each(ctx, len(pods), func(i int) {
 		p := pods[i]
-		w := s.writer(c.podLabels(p))
+		labels, err := c.podLabels(p)
+		if c.skip("pod", p.ID, err) {
+			return
+		}
+		w := s.writer(labels)
 		w.network(networks[p.ID])
 		m := &cri.PodSandboxMetrics{PodSandboxId: p.ID, Metrics: w.metrics}
 		for _, v := range p.Containers {
@@ -36,7 +40,7 @@ func (c *Collector) Metrics(ctx context.Context, pods []Pod) ([]*cri.PodSandboxM
 		}
 		all[i] = m
 	})
-	return all, err
+	return withoutNil(all), err
 }
 
 func (c *Collector) containerMetrics(s *scrape, p Pod, v pod.Container) ([]*cri.Metric, error) {
@@ -54,7 +58,9 @@ func (c *Collector) containerMetrics(s *scrape, p Pod, v pod.Container) ([]*cri.
 	w.memory(d)
 	w.pressure(d.Usage)
 	w.diskIO(d.Operations)
-	w.disk(c.kept.size(v.ID, time.Now(), c.Layers))
+	if c.wants(groupDisk) {
+		w.disk(c.kept.size(v.ID, time.Now()))
+	}
 	if c.wants(groupProcess) {
 		processes, err := processesOf(group, v.Init.Pid)
 		if err != nil {
@@ -72,14 +78,11 @@ func containerLabels(p Pod, v pod.Container, group cgroup.Group) []string {
 }
 
 // podLabels name the pod's network as cAdvisor does, which has it from CRI-O's pause container.
-func (c *Collector) podLabels(p Pod) []string {
+func (c *Collector) podLabels(p Pod) ([]string, error) {
 	const name = "POD"
 	box := p.Config.GetMetadata()
 	group, err := c.Cgroups.ContainerGroup(p.Config.GetLinux().GetCgroupParent(), p.ID)
-	if err != nil {
-		group = cgroup.Group{}
-	}
-	return []string{name, group.Path(), "", fullName(name, box, box.GetAttempt()), box.GetNamespace(), box.GetName()}
+	return []string{name, group.Path(), "", fullName(name, box, box.GetAttempt()), box.GetNamespace(), box.GetName()}, err
 }
 
 func fullName(container string, box *cri.PodSandboxMetadata, attempt uint32) string {
@@ -256,7 +259,7 @@ func (w *writer) disk(l layer) {
 	w.add("container_fs_inodes_free", s.inodesFree, s.device)
 	w.add("container_fs_inodes_total", s.inodes, s.device)
 	w.add("container_fs_limit_bytes", s.bytes, s.device)
-	if l.measured.IsZero() {
+	if l.measured.IsZero() || s.device == "" {
 		return
 	}
 	before := len(w.metrics)

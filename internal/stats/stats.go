@@ -49,7 +49,7 @@ type Collector struct {
 // New makes a collector; the caller closes it.
 func New(o Options) *Collector {
 	c := &Collector{Options: o}
-	c.kept.init()
+	c.kept.init(o.Layers, o.Log)
 	return c
 }
 
