@@ -166,11 +166,10 @@ func conformOtherStats(c *conform) {
 	if s := c.sandboxStats(host); s.GetLinux().GetNetwork() != nil || s.GetLinux().GetMemory().GetUsageBytes().GetValue() == 0 {
 		c.t.Errorf("on the node's network: %v", s)
 	}
-	empty, emptyPod := c.pod(nil)
+	empty, _ := c.pod(nil)
 	if s := c.sandboxStats(empty); s.GetLinux().GetNetwork().GetDefaultInterface().GetName() != "eth0" || len(s.GetLinux().GetContainers()) != 0 {
 		c.t.Errorf("without containers: %v", s)
 	}
-	_ = emptyPod
 	// Without a cgroup of its own: the sum of its containers and the pause process.
 	shared, sharedPod := c.pod(func(p *cri.PodSandboxConfig) {
 		p.Linux.CgroupParent = ""

@@ -11,11 +11,17 @@ import (
 
 // Usage is what the processes of a group, and of those inside it, use and have used.
 type Usage struct {
-	// CPU is the time on all CPUs, in nanoseconds.
-	CPU    Count
+	CPU    CPU
 	Memory Memory
 	// The waits for each resource. A hybrid machine counts them in its v2 hierarchy.
 	CPUPressure, MemoryPressure, IOPressure Pressure
+}
+
+// CPU has times in nanoseconds. With v1 only Total is in Usage, the rest in Detail.
+type CPU struct {
+	Total, User, System               Count
+	Periods, ThrottledPeriods, Bursts Count // of the quota, in times
+	Throttled, Burst                  Count
 }
 
 // Memory in bytes, and faults in times. A limit may be Unlimited.
@@ -46,7 +52,7 @@ func (g Group) Usage() (Usage, error) {
 
 // check tells a group that has gone from one whose kernel does not count everything.
 func (g Group) check(r *reader, u Usage) error {
-	if !u.CPU.Known || !u.Memory.Usage.Known {
+	if !u.CPU.Total.Known || !u.Memory.Usage.Known {
 		if missing(g.memory) {
 			return fmt.Errorf("cgroup %s: %w", g.path, fs.ErrNotExist)
 		}
@@ -60,11 +66,10 @@ func (g Group) check(r *reader, u Usage) error {
 func (g Group) usage(r *reader) Usage {
 	var u Usage
 	if g.version == 2 {
-		r.keyed(g.memory, "cpu.stat", map[string]*Count{"usage_usec": &u.CPU})
-		u.CPU.N *= 1000
+		u.CPU = g.cpuV2(r)
 		u.Memory = g.memoryV2(r)
 	} else {
-		u.CPU = r.count(g.of["cpuacct"], "cpuacct.usage")
+		u.CPU.Total = r.count(g.of["cpuacct"], "cpuacct.usage")
 		u.Memory = g.memoryV1(r)
 	}
 	unified := cmp.Or(g.of[wholeTree], g.of["unified"])
@@ -72,6 +77,21 @@ func (g Group) usage(r *reader) Usage {
 	u.MemoryPressure = r.pressure(unified, "memory.pressure")
 	u.IOPressure = r.pressure(unified, "io.pressure")
 	return u
+}
+
+func (g Group) cpuV2(r *reader) CPU {
+	var c CPU
+	times := map[string]*Count{
+		"usage_usec": &c.Total, "user_usec": &c.User, "system_usec": &c.System, "throttled_usec": &c.Throttled, "burst_usec": &c.Burst,
+		"nr_periods": &c.Periods, "nr_throttled": &c.ThrottledPeriods, "nr_bursts": &c.Bursts,
+	}
+	r.keyed(g.memory, "cpu.stat", times)
+	for name, value := range times {
+		if strings.HasSuffix(name, "_usec") {
+			value.N *= 1000
+		}
+	}
+	return c
 }
 
 func (g Group) memoryV2(r *reader) Memory {
@@ -111,18 +131,18 @@ func v1Limit(c Count) Count {
 	return c
 }
 
+// tick is USER_HZ's in nanoseconds, which is the same everywhere (time(7)).
+const tick = 10_000_000
+
 // Detail is all that the kernel counts of a group, and its limits.
 type Detail struct {
 	Usage
-	// CPU times in nanoseconds.
-	User, System, Throttled, Burst    Count
-	Periods, ThrottledPeriods, Bursts Count
-	Shares, Quota, Period             Count // quota and period in microseconds
-	MaxMemory, MemoryFailures         Count // bytes; how often the limit was hit
-	MemoryReservation, OOMKills       Count
-	Threads, ThreadLimit              Count
-	Operations                        []Operation // by device and name
-	HugePages                         []HugePages // by size
+	Shares, Quota, Period       Count // quota and period in microseconds
+	MaxMemory, MemoryFailures   Count // bytes; how often the limit was hit
+	MemoryReservation, OOMKills Count
+	Threads, ThreadLimit        Count
+	Operations                  []Operation // by device and name
+	HugePages                   []HugePages // by size
 }
 
 // HugePages of one size, in bytes.
@@ -151,13 +171,6 @@ func (g Group) Detail() (Detail, error) {
 }
 
 func (g Group) detailV2(r *reader, d *Detail) {
-	r.keyed(g.memory, "cpu.stat", map[string]*Count{
-		"user_usec": &d.User, "system_usec": &d.System, "throttled_usec": &d.Throttled, "burst_usec": &d.Burst,
-		"nr_periods": &d.Periods, "nr_throttled": &d.ThrottledPeriods, "nr_bursts": &d.Bursts,
-	})
-	for _, c := range []*Count{&d.User, &d.System, &d.Throttled, &d.Burst} {
-		c.N *= 1000
-	}
 	d.Shares = r.count(g.memory, "cpu.weight")
 	if d.Shares.Known {
 		// The scale of v1, 2 to 262144, from 1 to 10000: the inverse of what runtimes write.
@@ -177,10 +190,12 @@ func (g Group) detailV2(r *reader, d *Detail) {
 }
 
 func (g Group) detailV1(r *reader, d *Detail) {
-	d.User, d.System = r.count(g.of["cpuacct"], "cpuacct.usage_user"), r.count(g.of["cpuacct"], "cpuacct.usage_sys")
+	// In ticks, but both in one file.
+	r.keyed(g.of["cpuacct"], "cpuacct.stat", map[string]*Count{"user": &d.CPU.User, "system": &d.CPU.System})
+	d.CPU.User.N, d.CPU.System.N = d.CPU.User.N*tick, d.CPU.System.N*tick
 	r.keyed(g.of["cpu"], "cpu.stat", map[string]*Count{
-		"nr_periods": &d.Periods, "nr_throttled": &d.ThrottledPeriods, "throttled_time": &d.Throttled,
-		"nr_bursts": &d.Bursts, "burst_time": &d.Burst,
+		"nr_periods": &d.CPU.Periods, "nr_throttled": &d.CPU.ThrottledPeriods, "throttled_time": &d.CPU.Throttled,
+		"nr_bursts": &d.CPU.Bursts, "burst_time": &d.CPU.Burst,
 	})
 	d.Shares, d.Period = r.count(g.of["cpu"], "cpu.shares"), r.count(g.of["cpu"], "cpu.cfs_period_us")
 	if d.Quota = r.count(g.of["cpu"], "cpu.cfs_quota_us"); !d.Quota.Known && d.Period.Known {

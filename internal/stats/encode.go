@@ -39,11 +39,11 @@ func left(limit, used cgroup.Count) *cri.UInt64Value {
 }
 
 func (c *Collector) cpu(id string, now time.Time, u cgroup.Usage) *cri.CpuUsage {
-	s := &cri.CpuUsage{Timestamp: now.UnixNano(), UsageCoreNanoSeconds: value(u.CPU), Psi: psi(u.CPUPressure)}
-	if !u.CPU.Known {
+	s := &cri.CpuUsage{Timestamp: now.UnixNano(), UsageCoreNanoSeconds: value(u.CPU.Total), Psi: psi(u.CPUPressure)}
+	if !u.CPU.Total.Known {
 		return s
 	}
-	if r := c.kept.rate(id, now, u.CPU.N); r.known {
+	if r := c.kept.rate(id, now, u.CPU.Total.N); r.known {
 		s.UsageNanoCores = &cri.UInt64Value{Value: r.nanoCores}
 	}
 	return s
@@ -90,7 +90,7 @@ func stall(s *cgroup.Stall) *cri.PsiData {
 
 // layer is nil until the container's layer has been measured for the first time.
 func (c *Collector) layer(id string) *cri.FilesystemUsage {
-	l := c.kept.size(id, time.Now(), c.Layers)
+	l := c.kept.size(id, time.Now())
 	if l.measured.IsZero() {
 		return nil
 	}

@@ -2,6 +2,7 @@ package stats
 
 import (
 	"context"
+	"log/slog"
 	"sync"
 	"time"
 )
@@ -21,6 +22,9 @@ const (
 // the CPU and the size of the layer. A layer is walked by one goroutine, which is there
 // only while somebody has asked for a size that is too old.
 type kept struct {
+	layers Layers
+	log    *slog.Logger
+
 	mu      sync.Mutex // held for the fields alone
 	byID    map[string]*memo
 	wanted  []string // layers to measure, in the order of the calls
@@ -53,7 +57,8 @@ type layer struct {
 	wanted        bool
 }
 
-func (k *kept) init() {
+func (k *kept) init(layers Layers, log *slog.Logger) {
+	k.layers, k.log = layers, log
 	k.byID = map[string]*memo{}
 	k.ctx, k.cancel = context.WithCancel(context.Background())
 }
@@ -102,7 +107,7 @@ func (k *kept) rate(id string, now time.Time, used uint64) rate {
 }
 
 // size returns the last measure of a layer and, where that is old, has it renewed.
-func (k *kept) size(id string, now time.Time, layers Layers) layer {
+func (k *kept) size(id string, now time.Time) layer {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	m := k.memo(id, now)
@@ -111,22 +116,25 @@ func (k *kept) size(id string, now time.Time, layers Layers) layer {
 		k.wanted = append(k.wanted, id)
 		if !k.walking {
 			k.walking = true
-			k.walks.Go(func() { k.walk(layers) })
+			k.walks.Go(k.walk)
 		}
 	}
 	return m.layer
 }
 
 // walk measures what is wanted, one layer after the other, until nothing is.
-func (k *kept) walk(layers Layers) {
+func (k *kept) walk() {
 	for {
 		id, ok := k.next()
 		if !ok {
 			return
 		}
 		begun := time.Now()
-		bytes, inodes, err := layers.Usage(k.ctx, id)
-		k.measured(id, layer{bytes: bytes, inodes: inodes, measured: begun}, err)
+		bytes, inodes, err := k.layers.Usage(k.ctx, id)
+		if err != nil {
+			k.log.Debug("size of a layer, which may be gone", "container", id, "err", err)
+		}
+		k.measured(id, layer{bytes: bytes, inodes: inodes, measured: begun}, err == nil)
 		rest := time.NewTimer(walkShare * time.Since(begun))
 		select {
 		case <-rest.C:
@@ -147,18 +155,17 @@ func (k *kept) next() (id string, ok bool) {
 	return id, true
 }
 
-// measured keeps a measure. What cannot be measured is most often gone; its last
-// measure tells its age.
-func (k *kept) measured(id string, l layer, err error) {
+// measured keeps a measure. Without one the last stays, which tells its age.
+func (k *kept) measured(id string, l layer, ok bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	m := k.byID[id]
 	if m == nil {
 		return
 	}
-	if err != nil {
-		m.layer.wanted = false
-		return
+	if !ok {
+		l = m.layer
+		l.wanted = false
 	}
 	m.layer = l
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"sync"
 	"time"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -21,24 +22,25 @@ func (c *Collector) Metrics(ctx context.Context, pods []Pod) ([]*cri.PodSandboxM
 		networks = c.networks(ctx, pods)
 	}
 	s := c.scrape()
-	all := make([]*cri.PodSandboxMetrics, 0, len(pods))
-	for _, p := range pods {
-		m := &cri.PodSandboxMetrics{PodSandboxId: p.ID}
-		w := s.writer(c.podLabels(p))
+	all := make([]*cri.PodSandboxMetrics, len(pods))
+	err := each(ctx, len(pods), func(i int) {
+		p := pods[i]
+		labels, err := c.podLabels(p)
+		if c.skip("pod", p.ID, err) {
+			return
+		}
+		w := s.writer(labels)
 		w.network(networks[p.ID])
-		m.Metrics = w.metrics
+		m := &cri.PodSandboxMetrics{PodSandboxId: p.ID, Metrics: w.metrics}
 		for _, v := range p.Containers {
-			if err := ctx.Err(); err != nil {
-				return nil, err
-			}
 			metrics, err := c.containerMetrics(s, p, v)
 			if !c.skip("container", v.ID, err) {
 				m.ContainerMetrics = append(m.ContainerMetrics, &cri.ContainerMetrics{ContainerId: v.ID, Metrics: metrics})
 			}
 		}
-		all = append(all, m)
-	}
-	return all, nil
+		all[i] = m
+	})
+	return withoutNil(all), err
 }
 
 func (c *Collector) containerMetrics(s *scrape, p Pod, v pod.Container) ([]*cri.Metric, error) {
@@ -56,7 +58,9 @@ func (c *Collector) containerMetrics(s *scrape, p Pod, v pod.Container) ([]*cri.
 	w.memory(d)
 	w.pressure(d.Usage)
 	w.diskIO(d.Operations)
-	w.disk(c.kept.size(v.ID, time.Now(), c.Layers))
+	if c.wants(groupDisk) {
+		w.disk(c.kept.size(v.ID, time.Now()))
+	}
 	if c.wants(groupProcess) {
 		processes, err := processesOf(group, v.Init.Pid)
 		if err != nil {
@@ -74,14 +78,11 @@ func containerLabels(p Pod, v pod.Container, group cgroup.Group) []string {
 }
 
 // podLabels name the pod's network as cAdvisor does, which has it from CRI-O's pause container.
-func (c *Collector) podLabels(p Pod) []string {
+func (c *Collector) podLabels(p Pod) ([]string, error) {
 	const name = "POD"
 	box := p.Config.GetMetadata()
 	group, err := c.Cgroups.ContainerGroup(p.Config.GetLinux().GetCgroupParent(), p.ID)
-	if err != nil {
-		group = cgroup.Group{}
-	}
-	return []string{name, group.Path(), "", fullName(name, box, box.GetAttempt()), box.GetNamespace(), box.GetName()}
+	return []string{name, group.Path(), "", fullName(name, box, box.GetAttempt()), box.GetNamespace(), box.GetName()}, err
 }
 
 func fullName(container string, box *cri.PodSandboxMetadata, attempt uint32) string {
@@ -93,11 +94,11 @@ type scrape struct {
 	kinds   map[string]cri.MetricType // by name, of the metrics that are told
 	now     time.Time
 	storage fileSystem
-	devices map[string]string // names by "major:minor"
+	devices sync.Map // of strings: names by "major:minor"
 }
 
 func (c *Collector) scrape() *scrape {
-	s := &scrape{kinds: map[string]cri.MetricType{}, now: time.Now(), devices: map[string]string{}}
+	s := &scrape{kinds: map[string]cri.MetricType{}, now: time.Now()}
 	for _, d := range descriptors() {
 		if c.wants(d.group) {
 			s.kinds[d.name] = d.kind
@@ -166,17 +167,18 @@ func (w *writer) spec(v pod.Container, d cgroup.Detail) {
 }
 
 func (w *writer) cpu(d cgroup.Detail) {
-	w.add("container_cpu_user_seconds_total", seconds(d.User, time.Nanosecond))
-	w.add("container_cpu_system_seconds_total", seconds(d.System, time.Nanosecond))
-	w.add("container_cpu_usage_seconds_total", seconds(d.CPU, time.Nanosecond), "total")
+	c := d.CPU
+	w.add("container_cpu_user_seconds_total", seconds(c.User, time.Nanosecond))
+	w.add("container_cpu_system_seconds_total", seconds(c.System, time.Nanosecond))
+	w.add("container_cpu_usage_seconds_total", seconds(c.Total, time.Nanosecond), "total")
 	if d.Quota.N == cgroup.Unlimited {
 		return // nothing throttles
 	}
-	w.add("container_cpu_cfs_periods_total", d.Periods)
-	w.add("container_cpu_cfs_throttled_periods_total", d.ThrottledPeriods)
-	w.add("container_cpu_cfs_throttled_seconds_total", seconds(d.Throttled, time.Nanosecond))
-	w.add("container_cpu_cfs_burst_periods_total", d.Bursts)
-	w.add("container_cpu_cfs_burst_seconds_total", seconds(d.Burst, time.Nanosecond))
+	w.add("container_cpu_cfs_periods_total", c.Periods)
+	w.add("container_cpu_cfs_throttled_periods_total", c.ThrottledPeriods)
+	w.add("container_cpu_cfs_throttled_seconds_total", seconds(c.Throttled, time.Nanosecond))
+	w.add("container_cpu_cfs_burst_periods_total", c.Bursts)
+	w.add("container_cpu_cfs_burst_seconds_total", seconds(c.Burst, time.Nanosecond))
 }
 
 func (w *writer) memory(d cgroup.Detail) {
@@ -257,7 +259,7 @@ func (w *writer) disk(l layer) {
 	w.add("container_fs_inodes_free", s.inodesFree, s.device)
 	w.add("container_fs_inodes_total", s.inodes, s.device)
 	w.add("container_fs_limit_bytes", s.bytes, s.device)
-	if l.measured.IsZero() {
+	if l.measured.IsZero() || s.device == "" {
 		return
 	}
 	before := len(w.metrics)

@@ -38,20 +38,17 @@ func (c *Collector) fileSystem(s *scrape) fileSystem {
 // a tmpfs is.
 func (s *scrape) device(major, minor uint64) string {
 	number := fmt.Sprintf("%d:%d", major, minor)
-	if name, ok := s.devices[number]; ok {
-		return name
+	if name, ok := s.devices.Load(number); ok {
+		return name.(string)
 	}
-	s.devices[number] = number
+	name := number
 	event, err := os.ReadFile("/sys/dev/block/" + number + "/uevent")
-	if err != nil {
-		return number
+	if _, rest, ok := strings.Cut(string(event), "DEVNAME="); ok && err == nil {
+		name, _, _ = strings.Cut(rest, "\n")
+		name = "/dev/" + name
 	}
-	for line := range strings.Lines(string(event)) {
-		if name, ok := strings.CutPrefix(line, "DEVNAME="); ok {
-			s.devices[number] = "/dev/" + strings.TrimSpace(name)
-		}
-	}
-	return s.devices[number]
+	s.devices.Store(number, name)
+	return name
 }
 
 // mostDescriptors bounds what is read for one container, which a pod could make long.

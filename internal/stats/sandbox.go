@@ -16,17 +16,14 @@ import (
 // Sandboxes reads ready pods with their containers.
 func (c *Collector) Sandboxes(ctx context.Context, pods []Pod) ([]*cri.PodSandboxStats, error) {
 	networks := c.networks(ctx, pods)
-	all := make([]*cri.PodSandboxStats, 0, len(pods))
-	for _, p := range pods {
-		s, err := c.sandbox(ctx, p, networks[p.ID])
-		if err := ctx.Err(); err != nil {
-			return nil, err
+	all := make([]*cri.PodSandboxStats, len(pods))
+	err := each(ctx, len(pods), func(i int) {
+		p := pods[i]
+		if s, err := c.sandbox(p, networks[p.ID]); !c.skip("pod", p.ID, err) {
+			all[i] = s
 		}
-		if !c.skip("pod", p.ID, err) {
-			all = append(all, s)
-		}
-	}
-	return all, nil
+	})
+	return withoutNil(all), err
 }
 
 // Sandbox reads one pod. Of one that is not ready there is nothing to read.
@@ -34,13 +31,15 @@ func (c *Collector) Sandbox(ctx context.Context, p Pod) (*cri.PodSandboxStats, e
 	if p.Phase != pod.SandboxReady {
 		return &cri.PodSandboxStats{Attributes: sandboxAttributes(p.Sandbox), Linux: &cri.LinuxPodSandboxStats{}}, nil
 	}
-	return c.sandbox(ctx, p, c.networks(ctx, []Pod{p})[p.ID])
+	return c.sandbox(p, c.networks(ctx, []Pod{p})[p.ID])
 }
 
-func (c *Collector) sandbox(ctx context.Context, p Pod, interfaces []netns.Interface) (*cri.PodSandboxStats, error) {
-	containers, err := c.Containers(ctx, p.Containers)
-	if err != nil {
-		return nil, err
+func (c *Collector) sandbox(p Pod, interfaces []netns.Interface) (*cri.PodSandboxStats, error) {
+	var containers []*cri.ContainerStats
+	for _, v := range p.Containers {
+		if s := c.running(v); s != nil {
+			containers = append(containers, s)
+		}
 	}
 	u, processes, err := c.podUsage(p)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -119,7 +118,7 @@ func read(g cgroup.Group) (cgroup.Usage, int, error) {
 func add(a, b cgroup.Usage) cgroup.Usage {
 	sum := func(a, b cgroup.Count) cgroup.Count { return cgroup.Count{N: a.N + b.N, Known: a.Known || b.Known} }
 	return cgroup.Usage{
-		CPU: sum(a.CPU, b.CPU),
+		CPU: cgroup.CPU{Total: sum(a.CPU.Total, b.CPU.Total)},
 		Memory: cgroup.Memory{
 			Usage: sum(a.Memory.Usage, b.Memory.Usage), InactiveFile: sum(a.Memory.InactiveFile, b.Memory.InactiveFile),
 			RSS: sum(a.Memory.RSS, b.Memory.RSS), PageFaults: sum(a.Memory.PageFaults, b.Memory.PageFaults),

@@ -8,6 +8,10 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -45,7 +49,7 @@ type Collector struct {
 // New makes a collector; the caller closes it.
 func New(o Options) *Collector {
 	c := &Collector{Options: o}
-	c.kept.init()
+	c.kept.init(o.Layers, o.Log)
 	return c
 }
 
@@ -110,18 +114,46 @@ func (c *Collector) Container(v pod.Container) (*cri.ContainerStats, error) {
 
 // Containers reads those that run. One that ends meanwhile is left out.
 func (c *Collector) Containers(ctx context.Context, containers []pod.Container) ([]*cri.ContainerStats, error) {
-	var all []*cri.ContainerStats
-	for _, v := range containers {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		if v.Phase != pod.ContainerRunning {
-			continue
-		}
-		s, err := c.Container(v)
-		if !c.skip("container", v.ID, err) && s.Cpu != nil {
-			all = append(all, s)
-		}
+	all := make([]*cri.ContainerStats, len(containers))
+	err := each(ctx, len(containers), func(i int) { all[i] = c.running(containers[i]) })
+	return withoutNil(all), err
+}
+
+// running reads one container; nil when it does not run or cannot be read.
+func (c *Collector) running(v pod.Container) *cri.ContainerStats {
+	if v.Phase != pod.ContainerRunning {
+		return nil
 	}
-	return all, nil
+	s, err := c.Container(v)
+	if c.skip("container", v.ID, err) || s.Cpu == nil {
+		return nil
+	}
+	return s
+}
+
+// mostReaders bounds how many files are read at a time: the kernel's counters are mostly
+// behind one lock.
+const mostReaders = 4
+
+// each does something with each of n, several at a time. The error is ctx's.
+func each(ctx context.Context, n int, do func(i int)) error {
+	var next atomic.Int64
+	var readers sync.WaitGroup
+	for range min(n, mostReaders, runtime.GOMAXPROCS(0)) {
+		readers.Go(func() {
+			for ctx.Err() == nil {
+				i := int(next.Add(1)) - 1
+				if i >= n {
+					return
+				}
+				do(i)
+			}
+		})
+	}
+	readers.Wait()
+	return ctx.Err()
+}
+
+func withoutNil[T any](all []*T) []*T {
+	return slices.DeleteFunc(all, func(v *T) bool { return v == nil })
 }
