@@ -311,15 +311,16 @@ func (n *node) openForward(kind, address string, port int) *forward {
 // forwardOn opens one more on the same connection.
 func (n *node) forwardOn(conn httpstream.Connection, port, request int) *forward {
 	n.t.Helper()
-	headers := http.Header{
-		portforward.PortHeader: {strconv.Itoa(port)}, portforward.PortForwardRequestIDHeader: {strconv.Itoa(request)},
-		portforward.StreamType: {portforward.StreamTypeError},
-	}
+	headers := http.Header{}
+	headers.Set(portforward.PortHeader, strconv.Itoa(port))
+	headers.Set(portforward.PortForwardRequestIDHeader, strconv.Itoa(request))
+	headers.Set(portforward.StreamType, portforward.StreamTypeError)
 	ending, err := conn.CreateStream(headers)
 	if err != nil {
 		n.t.Fatal(err)
 	}
 	ending.Close()
+	headers = headers.Clone()
 	headers.Set(portforward.StreamType, portforward.StreamTypeData)
 	data, err := conn.CreateStream(headers)
 	if err != nil {
@@ -336,14 +337,32 @@ type readWriter struct {
 // readUntil reads until what was read has the text.
 func readUntil(t *testing.T, r io.Reader, text string) string {
 	t.Helper()
-	var all bytes.Buffer
-	buffer := make([]byte, 4096)
-	for !strings.Contains(all.String(), text) {
-		n, err := r.Read(buffer)
-		all.Write(buffer[:n])
-		if err != nil {
-			t.Fatalf("%q, and then %v", all.String(), err)
-		}
+	type result struct {
+		all string
+		err error
 	}
-	return all.String()
+	done := make(chan result, 1)
+	go func() {
+		var all bytes.Buffer
+		buffer := make([]byte, 4096)
+		for !strings.Contains(all.String(), text) {
+			n, err := r.Read(buffer)
+			all.Write(buffer[:n])
+			if err != nil {
+				done <- result{all.String(), err}
+				return
+			}
+		}
+		done <- result{all.String(), nil}
+	}()
+	select {
+	case got := <-done:
+		if got.err != nil {
+			t.Fatalf("%q, and then %v", got.all, got.err)
+		}
+		return got.all
+	case <-time.After(waitTime):
+		t.Fatalf("%q does not come", text)
+		return ""
+	}
 }

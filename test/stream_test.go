@@ -168,7 +168,7 @@ func (n *node) podPorts(image string, hostNetwork bool) (box string) {
 		pod.Linux.SecurityContext.NamespaceOptions.Network = cri.NamespaceMode_NODE
 	}
 	box = n.runPod(pod)
-	config := n.containerConfig(image, shell("nc -ll -p 7001 -e cat & httpd -f -p '[::1]:7002' -h /none & nc -ll -p 7003 -e md5sum & wait")...)
+	config := n.containerConfig(image, shell("nc -ll -p 7001 -e cat & httpd -f -p '[::1]:7002' -h /bin & nc -ll -p 7003 -e md5sum & wait")...)
 	if hostNetwork {
 		config.Linux.SecurityContext.NamespaceOptions.Network = cri.NamespaceMode_NODE
 	}

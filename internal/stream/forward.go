@@ -34,8 +34,14 @@ type forwarder struct {
 var errReset = errors.New("the client has reset the stream")
 
 // PortForward is portforward.PortForwarder's. Once it has returned, the library closes
-// the stream, and after an error resets it, so that nobody reads from it any more.
+// the stream, and after an error resets it, so that nobody reads from it any more. With
+// SPDY it waits for nobody whom it has called.
 func (f forwarder) PortForward(_ context.Context, pod, _ string, port int32, client io.ReadWriteCloser) error {
+	leave, err := f.join()
+	if err != nil {
+		return err
+	}
+	defer leave()
 	conn, err := f.server.runtime.DialPod(f.ctx, pod, uint16(port))
 	if err != nil {
 		return f.why(err)

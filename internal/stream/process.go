@@ -50,8 +50,8 @@ type process struct {
 // ExecInContainer is remotecommand.Executor's.
 func (p process) ExecInContainer(_ context.Context, _, _, container string, cmd []string, in io.Reader, out, errs io.WriteCloser, _ bool, resize <-chan remotecommand.TerminalSize, _ time.Duration) error {
 	code, err := p.server.runtime.Exec(p.ctx, container, cmd, p.streams(in, out, errs, resize))
-	if err := p.why(err); err != nil {
-		return err
+	if p.err = p.why(err); p.err != nil {
+		return p.err
 	}
 	if code != 0 {
 		// The library puts what follows behind words of its own.
@@ -62,7 +62,8 @@ func (p process) ExecInContainer(_ context.Context, _, _, container string, cmd 
 
 // AttachContainer is remotecommand.Attacher's.
 func (p process) AttachContainer(_ context.Context, _, _, container string, in io.Reader, out, errs io.WriteCloser, _ bool, resize <-chan remotecommand.TerminalSize) error {
-	return p.why(p.server.runtime.Attach(p.ctx, container, p.streams(in, out, errs, resize)))
+	p.err = p.why(p.server.runtime.Attach(p.ctx, container, p.streams(in, out, errs, resize)))
+	return p.err
 }
 
 // streams are the client's ends. What the client did not ask for is there all the same

@@ -22,6 +22,8 @@ type session struct {
 	ctx    context.Context // its cause says who ended it
 	cancel context.CancelCauseFunc
 	group  sync.WaitGroup
+	mu     sync.Mutex
+	ended  bool // guarded by mu: nobody joins the group any more
 	// input is closed when what the client has sent was delivered, or nobody wants it.
 	input     chan struct{}
 	inputOnce sync.Once
@@ -49,6 +51,9 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	x.watch()
 	of.run(x, w, r.WithContext(x.ctx))
 	x.cancel(nil)
+	x.mu.Lock()
+	x.ended = true
+	x.mu.Unlock()
 	// What still reads from the client ends with the connection.
 	x.conn.Close()
 	x.group.Wait()
@@ -92,11 +97,21 @@ func (x *session) watch() {
 // noInput says that there is no more input to deliver.
 func (x *session) noInput() { x.inputOnce.Do(func() { close(x.input) }) }
 
+// join has the session wait for the caller, until leave, unless it has ended.
+func (x *session) join() (leave func(), err error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.ended {
+		return nil, errGone
+	}
+	x.group.Add(1)
+	return x.group.Done, nil
+}
+
 // why replaces an error that only tells of the session's end by its cause.
 func (x *session) why(err error) error {
 	if cause := context.Cause(x.ctx); cause != nil && err != nil {
-		err = cause
+		return cause
 	}
-	x.err = err
 	return err
 }
