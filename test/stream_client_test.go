@@ -33,8 +33,8 @@ type client struct {
 	// ending has how the session ended, in the form of the protocol's version.
 	ending <-chan string
 	resize func(width, height int)
-	// close drops the connection.
-	close func()
+	// close ends the connection, drop without a word.
+	close, drop func()
 }
 
 // wants are the streams of a session.
@@ -54,8 +54,8 @@ func (n *node) open(protocol, address string, w wants) *client {
 	if kind == "ws" {
 		return openWebSocket(n.t, version, address, w)
 	}
-	conn := dialSPDY(n.t, version, address)
-	c := &client{t: n.t, close: func() { conn.Close() }}
+	plain, conn := dialSPDY(n.t, version, address)
+	c := &client{t: n.t, close: func() { conn.Close() }, drop: func() { plain.Close() }}
 	stream := func(name string) httpstream.Stream {
 		s, err := conn.CreateStream(http.Header{remotecommand.StreamType: {name}})
 		if err != nil {
@@ -83,7 +83,7 @@ func (n *node) open(protocol, address string, w wants) *client {
 }
 
 // dialSPDY makes the request, and the connection of what comes after it.
-func dialSPDY(t *testing.T, version, address string) httpstream.Connection {
+func dialSPDY(t *testing.T, version, address string) (net.Conn, httpstream.Connection) {
 	t.Helper()
 	conn := dialStream(t, address)
 	u, _ := url.Parse(address)
@@ -101,7 +101,7 @@ func dialSPDY(t *testing.T, version, address string) httpstream.Connection {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return s
+	return conn, s
 }
 
 // dialStream connects to the host of a URL.
@@ -130,7 +130,7 @@ type buffered struct {
 func (b buffered) Read(p []byte) (int, error) { return b.reader.Read(p) }
 
 // dialWebSocket makes the request; version "" asks for no protocol.
-func dialWebSocket(t *testing.T, version, address string) *websocket.Conn {
+func dialWebSocket(t *testing.T, version, address string) (net.Conn, *websocket.Conn) {
 	t.Helper()
 	config, err := websocket.NewConfig(strings.Replace(address, "http", "ws", 1), "http://localhost")
 	if err != nil {
@@ -139,17 +139,18 @@ func dialWebSocket(t *testing.T, version, address string) *websocket.Conn {
 	if version != "" {
 		config.Protocol = []string{version}
 	}
-	ws, err := websocket.NewClient(config, dialStream(t, address))
+	plain := dialStream(t, address)
+	ws, err := websocket.NewClient(config, plain)
 	if err != nil {
 		t.Fatalf("%s: %v", address, err)
 	}
-	return ws
+	return plain, ws
 }
 
 func openWebSocket(t *testing.T, version, address string, w wants) *client {
-	ws := dialWebSocket(t, version, address)
+	plain, ws := dialWebSocket(t, version, address)
 	coded := strings.Contains(version, "base64")
-	c := &client{t: t, close: func() { ws.Close() }}
+	c := &client{t: t, close: func() { ws.Close() }, drop: func() { plain.Close() }}
 	channels := demultiplex(ws, 4, coded)
 	if w.stdin {
 		c.stdin = channelWriter{ws, 0, coded}
@@ -294,7 +295,7 @@ type forward struct {
 func (n *node) openForward(kind, address string, port int) *forward {
 	n.t.Helper()
 	if kind == "ws" {
-		ws := dialWebSocket(n.t, "v4.channel.k8s.io", address)
+		_, ws := dialWebSocket(n.t, "v4.channel.k8s.io", address)
 		channels := demultiplex(ws, 2, false)
 		for _, c := range channels {
 			var said uint16
@@ -304,7 +305,7 @@ func (n *node) openForward(kind, address string, port int) *forward {
 		}
 		return &forward{readWriter{channels[0], channelWriter{ws, 0, false}}, inBackground(channels[1]), func() { ws.Close() }, nil}
 	}
-	conn := dialSPDY(n.t, portforward.ProtocolV1Name, address)
+	_, conn := dialSPDY(n.t, portforward.ProtocolV1Name, address)
 	return n.forwardOn(conn, port, 1)
 }
 

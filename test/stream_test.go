@@ -209,7 +209,7 @@ func TestPortForward(t *testing.T) {
 			f.close()
 		}
 		// Several on one connection, of which one is reset, and the half-close of another.
-		conn := dialSPDY(t, "portforward.k8s.io", n.forwardURL(box))
+		_, conn := dialSPDY(t, "portforward.k8s.io", n.forwardURL(box))
 		echo, sum := n.forwardOn(conn, 7001, 1), n.forwardOn(conn, 7003, 2)
 		fmt.Fprint(echo, "1\n")
 		readUntil(t, echo, "1\n")
@@ -231,5 +231,27 @@ func TestPortForward(t *testing.T) {
 			t.Error("the connection to a stopped pod stays open")
 		}
 		conn.Close()
+	}
+}
+
+// A client that dies with input that nobody takes leaves no command behind.
+func TestExecEndsWithAClientWhoseInputIsNotTaken(t *testing.T) {
+	n, image := readyNode(t, options{})
+	pod := n.podConfig()
+	id := n.runContainer(n.runPod(pod), pod, n.containerConfig(image, "sleep", "99"))
+	before := n.settled()
+	for _, protocol := range []string{"spdy v4.channel.k8s.io", "ws v4.channel.k8s.io"} {
+		w := wants{stdin: true, stdout: true}
+		c := n.open(protocol, n.execURL(id, w, shell("echo ready; sleep 3600")...), w)
+		readUntil(t, c.stdout, "ready")
+		// More than the pipe and the library hold, and less than the socket holds besides:
+		// behind more than that the kernel itself does not hear of the end.
+		for range 160 {
+			if _, err := c.stdin.Write(make([]byte, 1<<10)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c.drop()
+		n.compare(before)
 	}
 }

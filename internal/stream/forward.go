@@ -17,7 +17,6 @@ import (
 // ends when over is closed.
 func (s *Server) PortForward(pod string, ports []int32, over <-chan struct{}) (string, error) {
 	return s.url(offer{kind: "portforward", object: pod, over: over, run: func(x *session, w http.ResponseWriter, r *http.Request) {
-		x.noInput()
 		f := forwarder{x, !wsstream.IsWebSocketRequest(r)}
 		portforward.ServePortForward(w, r, f, pod, "", &portforward.V4Options{Ports: ports}, 0, createTimeout, portforward.SupportedProtocols)
 	}})

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/crio-minimal/crio/internal/sys"
 )
 
 // errGone ends a session whose client's connection has ended.
@@ -48,7 +50,13 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	x := &session{server: s, offer: of, conn: r.Context().Value(connKey{}).(*conn), input: make(chan struct{})}
 	x.ctx, x.cancel = context.WithCancelCause(s.ctx)
 	begun := time.Now()
-	x.watch()
+	hangup, err := sys.WatchHangup(x.conn.TCPConn)
+	if err != nil {
+		x.cancel(nil)
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	x.watch(hangup)
 	of.run(x, w, r.WithContext(x.ctx))
 	x.cancel(nil)
 	x.mu.Lock()
@@ -56,6 +64,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	x.mu.Unlock()
 	// What still reads from the client ends with the connection.
 	x.conn.Close()
+	_ = hangup.Close() // which ends its wait
 	x.group.Wait()
 	<-x.conn.closed
 	s.Log.Debug("session", "kind", of.kind, "object", of.object, "took", time.Since(begun), "err", x.err)
@@ -73,8 +82,13 @@ func (s *Server) begin() bool {
 }
 
 // watch ends the session with its client, whose last input has a moment to arrive, and
-// with its pod.
-func (x *session) watch() {
+// with its pod. Where nobody takes its input, the socket alone tells that it has gone.
+func (x *session) watch(hangup *sys.Hangup) {
+	x.group.Go(func() {
+		if hangup.Wait() == nil {
+			x.conn.ended()
+		}
+	})
 	x.group.Go(func() {
 		select {
 		case <-x.conn.gone:
