@@ -1,0 +1,37 @@
+package kubelet
+
+import (
+	"testing"
+)
+
+// TestKubelet takes one set of pods through what happens on a node, in order: it is what
+// the pods have in common, and what makes the test short.
+func TestKubelet(t *testing.T) {
+	n := newNode(t)
+	n.startCrio()
+	n.runPods()
+	n.startKubelet("")
+	for _, part := range []struct {
+		name string
+		run  func(*testing.T, *node)
+	}{
+		{"init containers and sidecars", initContainers},
+		{"restart policies", restartPolicies},
+		{"containers that cannot start", failures},
+		{"volumes", volumes},
+		{"hostPort", hostPort},
+		{"the node's namespaces", nodeNamespaces},
+		{"a shared process namespace", sharedProcesses},
+		{"security context", securityContext},
+		{"user namespaces", userNamespaces},
+		{"quality of service", qualityOfService},
+		{"probes", probes},
+		{"lifecycle hooks", hooks},
+		{"logs", logs},
+		{"termination", termination},
+	} {
+		if !t.Run(part.name, func(t *testing.T) { part.run(t, within(n, t)) }) && t.Context().Err() != nil {
+			return
+		}
+	}
+}
