@@ -57,6 +57,9 @@ func newNode(t *testing.T) *node {
 	check(t, unix.Mount(n.dir, n.dir, "", unix.MS_BIND, ""))
 	check(t, unix.Mount("", n.dir, "", unix.MS_SHARED, ""))
 	t.Cleanup(func() { check(t, unix.Unmount(n.dir, unix.MNT_DETACH)) })
+	for _, log := range []string{"crio.log", "kubelet.log"} {
+		check(t, os.RemoveAll(logFile(t, log)))
+	}
 	for _, dir := range []string{"cni", "conf.d", "kubelet", "logs", "manifests", "pki", "plugins", "trail", "host/below", "/run/crio"} {
 		check(t, os.MkdirAll(n.path(dir), 0o755))
 	}
@@ -66,7 +69,8 @@ func newNode(t *testing.T) *node {
 	n.guest = n.registry.Push(t, "guest", "v1", guestImage(t))
 	n.unused = n.registry.Push(t, "unused", "v1", fixture.BusyboxImage(t, "true"))
 	daemon := fixture.Daemon{Dir: n.dir, Socket: socket, CgroupManager: "cgroupfs", MonitorsCgroup: cgroupRoot() + "/monitors", Registry: n.registry}
-	n.write("crio.conf", daemon.Conf(t))
+	// Debian's runc knows nothing of user namespaces.
+	n.write("crio.conf", daemon.Conf(t)+fmt.Sprintf("[crio.runtime.runtimes.runc]\nruntime_path = %q\n", fixture.Binary(t, "runtimes/runc")))
 	n.write("cni/10-bridge.conflist", daemon.Conflist())
 	// An address that hostPorts are reached by, since the kubelet closes those of the loopback.
 	if out, err := exec.Command("ip", "address", "add", nodeIP+"/24", "dev", "lo").CombinedOutput(); err != nil {
@@ -76,8 +80,23 @@ func newNode(t *testing.T) *node {
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return sys.Dial(ctx, socket) }))
 	check(t, err)
 	t.Cleanup(func() { conn.Close() })
+	t.Cleanup(n.removePods)
 	n.runtime, n.images = cri.NewRuntimeServiceClient(conn), cri.NewImageServiceClient(conn)
 	return n
+}
+
+// removePods removes what a test that has failed has left to the daemon.
+func (n *node) removePods() {
+	ctx, cancel := context.WithTimeout(context.Background(), waitTime)
+	defer cancel()
+	list, err := n.runtime.ListPodSandbox(ctx, &cri.ListPodSandboxRequest{})
+	for _, box := range list.GetItems() {
+		_, failed := n.runtime.RemovePodSandbox(ctx, &cri.RemovePodSandboxRequest{PodSandboxId: box.GetId()})
+		err = errors.Join(err, failed)
+	}
+	if err != nil {
+		n.t.Errorf("remove pods: %v", err)
+	}
 }
 
 // guestImage has the program that serves probes, and nothing else.
@@ -110,6 +129,12 @@ func (n *node) read(name string) string {
 		check(n.t, err)
 	}
 	return strings.TrimSuffix(string(text), "\n")
+}
+
+// logFile stays after the run, beside the programs, until the next one.
+func logFile(t *testing.T, name string) string {
+	t.Helper()
+	return filepath.Join(filepath.Dir(fixture.Binary(t, "kubelet/guest")), name)
 }
 
 // startCrio runs the daemon. Each one's output is added to crio.log.
@@ -161,10 +186,10 @@ type process struct {
 	ended chan struct{}
 }
 
-// start runs a program whose output is added to a file of the node.
+// start runs a program whose output is added to a log file.
 func (n *node) start(log, name string, args ...string) *process {
 	n.t.Helper()
-	output, err := os.OpenFile(n.path(log), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	output, err := os.OpenFile(logFile(n.t, log), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	check(n.t, err)
 	defer output.Close()
 	p := &process{cmd: exec.Command(name, args...), ended: make(chan struct{})}
