@@ -4,11 +4,58 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
+
+// garbage: a kubelet whose disk seems to be full removes what no pod needs, images and
+// containers that have ended, and nothing else.
+func garbage(t *testing.T, n *node) {
+	var pulled []string
+	for _, ref := range []string{n.unused, n.pinned} {
+		answer, err := n.images.PullImage(t.Context(), &cri.PullImageRequest{Image: &cri.ImageSpec{Image: ref}})
+		check(t, err)
+		pulled = append(pulled, answer.GetImageRef())
+	}
+	before, err := n.lives()
+	check(t, err)
+	n.kubelet.stop(t)
+	n.startKubelet("evictionHard: {imagefs.available: 100%}\n")
+	n.await("the removal of an image", func() error {
+		ids, err := n.imageIDs()
+		if err == nil && slices.Contains(ids, pulled[0]) {
+			err = fmt.Errorf("it is there")
+		}
+		return err
+	})
+	ids, err := n.imageIDs()
+	check(t, err)
+	if len(ids) != 3 || !slices.Contains(ids, pulled[1]) {
+		t.Errorf("images are %v, not those of pods and the pinned one, %s", ids, pulled[1])
+	}
+	n.await("the removal of containers that have ended", func() error {
+		list, err := n.runtime.ListContainers(t.Context(), &cri.ListContainersRequest{Filter: &cri.ContainerFilter{
+			LabelSelector: map[string]string{"io.kubernetes.pod.name": "order-" + nodeName},
+		}})
+		if err == nil && len(list.GetContainers()) != 2 {
+			err = fmt.Errorf("pod order has %d containers, not 2", len(list.GetContainers()))
+		}
+		return err
+	})
+	n.survive(before)
+}
+
+func (n *node) imageIDs() ([]string, error) {
+	list, err := n.images.ListImages(n.t.Context(), &cri.ListImagesRequest{})
+	var ids []string
+	for _, image := range list.GetImages() {
+		ids = append(ids, image.GetId())
+	}
+	return ids, err
+}
 
 // termination takes all pods away, and looks how they went.
 func termination(t *testing.T, n *node) {
@@ -17,15 +64,6 @@ func termination(t *testing.T, n *node) {
 	for _, file := range manifests {
 		check(t, os.Remove(file))
 	}
-	n.await("the end of all containers", func() error {
-		list, err := n.runtime.ListContainers(t.Context(), &cri.ListContainersRequest{Filter: &cri.ContainerFilter{
-			State: &cri.ContainerStateValue{State: cri.ContainerState_CONTAINER_RUNNING},
-		}})
-		if err == nil && len(list.GetContainers()) > 0 {
-			err = fmt.Errorf("%d are running", len(list.GetContainers()))
-		}
-		return err
-	})
 	n.await("the kubelet's end of all pods", func() error {
 		all, err := n.pods()
 		if err == nil && len(all) > 0 {
@@ -43,4 +81,55 @@ func termination(t *testing.T, n *node) {
 			t.Errorf("%s is %q, want %q", file, strings.ReplaceAll(got, "\n", ", "), strings.ReplaceAll(want, "\n", ", "))
 		}
 	}
+	same(t, "what preStop has asked for", n.nextAsked(), "/stopping")
+	// The kubelet removes by itself what is left of pods.
+	n.await("the removal of all pods", func() error {
+		list, err := n.runtime.ListPodSandbox(t.Context(), &cri.ListPodSandboxRequest{})
+		if err == nil && len(list.GetItems()) > 0 {
+			err = fmt.Errorf("%d are left", len(list.GetItems()))
+		}
+		return err
+	})
+}
+
+// nothingLeft looks for what pods could have left on the node.
+func nothingLeft(t *testing.T, n *node) {
+	n.kubelet.stop(t)
+	n.await("a node without pods", func() error {
+		var left []string
+		groups, err := ownCgroups()
+		if err != nil {
+			return err
+		}
+		for _, dir := range groups {
+			// These are the kubelet's, and the daemon's.
+			if name := filepath.Base(dir); !slices.Contains([]string{"kubepods", "burstable", "besteffort", "monitors"}, name) {
+				left = append(left, dir)
+			}
+		}
+		for line := range strings.Lines(readFile(t, "/proc/self/mountinfo")) {
+			if path := strings.Fields(line)[4]; strings.HasPrefix(path, n.dir+"/") && path != n.path("storage/overlay") {
+				left = append(left, path)
+			}
+		}
+		for _, pattern := range []string{"state/*/*", "run/pods/*", "run/containers/*", "storage/overlay-containers/*/userdata", "cni-cache/results/*"} {
+			found, err := filepath.Glob(n.path(pattern))
+			if err != nil {
+				return err
+			}
+			left = append(left, found...)
+		}
+		if len(left) > 0 {
+			return fmt.Errorf("left are %v", left)
+		}
+		return nil
+	})
+	n.crio.stop(t)
+}
+
+func readFile(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	check(t, err)
+	return string(text)
 }

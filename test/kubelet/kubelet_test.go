@@ -28,7 +28,14 @@ func TestKubelet(t *testing.T) {
 		{"probes", probes},
 		{"lifecycle hooks", hooks},
 		{"logs", logs},
+		{"statistics by the socket's name", statistics},
+		{"restart of the kubelet", kubeletRestart},
+		{"statistics by CRI", statistics},
+		{"events", events},
+		{"restart of the daemon", crioRestart},
+		{"garbage collection", garbage},
 		{"termination", termination},
+		{"nothing is left", nothingLeft},
 	} {
 		if !t.Run(part.name, func(t *testing.T) { part.run(t, within(n, t)) }) && t.Context().Err() != nil {
 			return

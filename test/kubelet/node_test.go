@@ -6,11 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"text/template"
 	"time"
@@ -38,17 +38,22 @@ const (
 type node struct {
 	t   *testing.T
 	dir string
-	// busybox and guest are images in the registry; unused is pulled, and no pod's.
-	busybox, guest, unused string
-	registry               *fixture.Registry
-	runtime                cri.RuntimeServiceClient
-	images                 cri.ImageServiceClient
-	crio, kubelet          *process
+	// Images in the registry. unused and pinned are no pod's.
+	busybox, guest, unused, pinned string
+	registry                       *fixture.Registry
+	runtime                        cri.RuntimeServiceClient
+	images                         cri.ImageServiceClient
+	crio, kubelet                  *process
+	// asked gets the paths that lifecycle hooks have asked the test itself for.
+	asked chan string
 }
 
 func newNode(t *testing.T) *node {
 	t.Helper()
-	n := &node{t: t, dir: t.TempDir(), registry: fixture.StartRegistry(t, fixture.RegistryOptions{})}
+	n := &node{
+		t: t, dir: t.TempDir(), registry: fixture.StartRegistry(t, fixture.RegistryOptions{}),
+		crio: newProcess(t, "crio.log"), kubelet: newProcess(t, "kubelet.log"), asked: make(chan string, 10),
+	}
 	// The way to the volumes of pods with users of their own.
 	for dir := n.dir; dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
 		check(t, os.Chmod(dir, 0o711))
@@ -57,9 +62,6 @@ func newNode(t *testing.T) *node {
 	check(t, unix.Mount(n.dir, n.dir, "", unix.MS_BIND, ""))
 	check(t, unix.Mount("", n.dir, "", unix.MS_SHARED, ""))
 	t.Cleanup(func() { check(t, unix.Unmount(n.dir, unix.MNT_DETACH)) })
-	for _, log := range []string{"crio.log", "kubelet.log"} {
-		check(t, os.RemoveAll(logFile(t, log)))
-	}
 	for _, dir := range []string{"cni", "conf.d", "kubelet", "logs", "manifests", "pki", "plugins", "trail", "host/below", "/run/crio"} {
 		check(t, os.MkdirAll(n.path(dir), 0o755))
 	}
@@ -67,8 +69,10 @@ func newNode(t *testing.T) *node {
 	n.write("resolv.conf", "nameserver 192.0.2.1\nsearch example.org\n")
 	n.busybox = n.registry.Push(t, "busybox", "v1", fixture.BusyboxImage(t))
 	n.guest = n.registry.Push(t, "guest", "v1", guestImage(t))
-	n.unused = n.registry.Push(t, "unused", "v1", fixture.BusyboxImage(t, "true"))
+	n.unused = n.registry.Push(t, "unused", "v1", fixture.BusyboxImage(t, "unused"))
+	n.pinned = n.registry.Push(t, "pinned", "v1", fixture.BusyboxImage(t, "pinned"))
 	daemon := fixture.Daemon{Dir: n.dir, Socket: socket, CgroupManager: "cgroupfs", MonitorsCgroup: cgroupRoot() + "/monitors", Registry: n.registry}
+	t.Setenv("CONTAINER_PINNED_IMAGES", n.pinned)
 	// Debian's runc knows nothing of user namespaces.
 	n.write("crio.conf", daemon.Conf(t)+fmt.Sprintf("[crio.runtime.runtimes.runc]\nruntime_path = %q\n", fixture.Binary(t, "runtimes/runc")))
 	n.write("cni/10-bridge.conflist", daemon.Conflist())
@@ -79,8 +83,14 @@ func newNode(t *testing.T) *node {
 	conn, err := grpc.NewClient("passthrough:///crio", grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return sys.Dial(ctx, socket) }))
 	check(t, err)
-	t.Cleanup(func() { conn.Close() })
-	t.Cleanup(n.removePods)
+	t.Cleanup(func() {
+		n.kubelet.kill()
+		if n.crio.alive() {
+			n.removePods()
+		}
+		n.crio.kill()
+		conn.Close()
+	})
 	n.runtime, n.images = cri.NewRuntimeServiceClient(conn), cri.NewImageServiceClient(conn)
 	return n
 }
@@ -131,24 +141,20 @@ func (n *node) read(name string) string {
 	return strings.TrimSuffix(string(text), "\n")
 }
 
-// logFile stays after the run, beside the programs, until the next one.
-func logFile(t *testing.T, name string) string {
-	t.Helper()
-	return filepath.Join(filepath.Dir(fixture.Binary(t, "kubelet/guest")), name)
-}
-
-// startCrio runs the daemon. Each one's output is added to crio.log.
+// startCrio runs the daemon.
 func (n *node) startCrio() {
 	n.t.Helper()
-	n.crio = n.start("crio.log", fixture.Binary(n.t, "race/crio"), "--config", n.path("crio.conf"), "--config-dir", n.path("none"))
+	n.crio.start(n.t, fixture.Binary(n.t, "race/crio"), "--config", n.path("crio.conf"), "--config-dir", n.path("none"))
 	n.await("the daemon's first answer", func() error {
+		if !n.crio.alive() {
+			n.t.Fatalf("the daemon has ended: see %s", n.crio.log)
+		}
 		_, err := n.runtime.Version(n.t.Context(), &cri.VersionRequest{})
 		return err
 	})
 }
 
-// startKubelet runs the kubelet with more lines of configuration. Each one's output is
-// added to kubelet.log.
+// startKubelet runs the kubelet with more lines of configuration.
 func (n *node) startKubelet(more string) {
 	n.t.Helper()
 	n.write("kubelet.yaml", fmt.Sprintf(`apiVersion: kubelet.config.k8s.io/v1beta1
@@ -168,59 +174,17 @@ address: 127.0.0.1
 fileCheckFrequency: 1s
 syncFrequency: 5s
 serializeImagePulls: false
+registryPullQPS: 0
 containerLogMaxSize: 32Ki
 containerLogMaxFiles: 3
 containerLogMonitorInterval: 3s
 `, socket, n.path("manifests"), n.path("logs"), n.path("plugins"), cgroupRoot(), n.path("resolv.conf"))+more)
-	n.kubelet = n.start("kubelet.log", os.Getenv(kubeletVariable), "--config", n.path("kubelet.yaml"), "--root-dir", n.path("kubelet"),
+	n.kubelet.start(n.t, os.Getenv(kubeletVariable), "--config", n.path("kubelet.yaml"), "--root-dir", n.path("kubelet"),
 		"--cert-dir", n.path("pki"), "--hostname-override", nodeName, "--node-ip", nodeIP, "-v", "2")
 	n.await("the kubelet's first answer", func() error {
 		_, err := n.get("/healthz")
 		return err
 	})
-}
-
-// process is a daemon or a kubelet that ends with the test, at the latest.
-type process struct {
-	cmd   *exec.Cmd
-	ended chan struct{}
-}
-
-// start runs a program whose output is added to a log file.
-func (n *node) start(log, name string, args ...string) *process {
-	n.t.Helper()
-	output, err := os.OpenFile(logFile(n.t, log), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-	check(n.t, err)
-	defer output.Close()
-	p := &process{cmd: exec.Command(name, args...), ended: make(chan struct{})}
-	p.cmd.Stdout, p.cmd.Stderr = output, output
-	p.cmd.Env = append(os.Environ(), "GORACE=halt_on_error=1 atexit_sleep_ms=0")
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	check(n.t, p.cmd.Start())
-	go func() { _ = p.cmd.Wait(); close(p.ended) }()
-	n.t.Cleanup(p.kill)
-	return p
-}
-
-// kill ends the process as a crash does.
-func (p *process) kill() {
-	_ = p.cmd.Process.Kill()
-	<-p.ended
-}
-
-// stop ends the process as systemd does.
-func (p *process) stop(t *testing.T) {
-	t.Helper()
-	check(t, p.cmd.Process.Signal(syscall.SIGTERM))
-	select {
-	case <-p.ended:
-		if code := p.cmd.ProcessState.ExitCode(); code != 0 {
-			t.Errorf("%s ends with %d", p.cmd.Path, code)
-		}
-	case <-time.After(waitTime):
-		p.kill()
-		t.Errorf("%s does not end on SIGTERM", p.cmd.Path)
-	}
 }
 
 // runPods writes the manifests of pods/, one file for each pod, as the kubelet wants them.
@@ -230,14 +194,25 @@ func (n *node) runPods() {
 	check(n.t, err)
 	for _, file := range files.Templates() {
 		var text bytes.Buffer
-		check(n.t, file.Execute(&text, map[string]string{
+		check(n.t, file.Execute(&text, map[string]any{
 			"Busybox": n.busybox, "Guest": n.guest, "Missing": n.registry.Host + "/missing:v1",
-			"Trail": n.path("trail"), "Host": n.path("host"),
+			"Trail": n.path("trail"), "Host": n.path("host"), "HookHost": nodeIP, "HookPort": n.serveHooks(),
 		}))
 		for i, pod := range strings.Split(text.String(), "\n---\n") {
 			n.write(fmt.Sprintf("manifests/%d-%s", i, file.Name()), pod)
 		}
 	}
+}
+
+// serveHooks answers HTTP requests with success, and returns its port on nodeIP.
+func (n *node) serveHooks() int {
+	n.t.Helper()
+	listener, err := net.Listen("tcp", nodeIP+":0")
+	check(n.t, err)
+	server := &http.Server{ReadHeaderTimeout: waitTime, Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { n.asked <- r.URL.Path })}
+	go func() { _ = server.Serve(listener) }()
+	n.t.Cleanup(func() { server.Close() })
+	return listener.Addr().(*net.TCPAddr).Port
 }
 
 // await repeats until try succeeds.
