@@ -36,6 +36,7 @@ func TestKubelet(t *testing.T) {
 		{"garbage collection", garbage},
 		{"termination", termination},
 		{"nothing is left", nothingLeft},
+		{"complaints", quiet},
 	} {
 		if !t.Run(part.name, func(t *testing.T) { part.run(t, within(n, t)) }) && t.Context().Err() != nil {
 			return

@@ -17,6 +17,8 @@ type process struct {
 	log   string
 	cmd   *exec.Cmd
 	ended chan struct{}
+	// down are the times in which a test had it ended: from when to when.
+	down [][2]time.Time
 }
 
 func newProcess(t *testing.T, log string) *process {
