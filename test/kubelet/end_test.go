@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -20,10 +21,11 @@ func garbage(t *testing.T, n *node) {
 		check(t, err)
 		pulled = append(pulled, answer.GetImageRef())
 	}
+	n.awaitContainer(t, "order", "main", ready)
 	before, err := n.lives()
 	check(t, err)
 	n.kubelet.stop(t)
-	n.startKubelet("evictionHard: {imagefs.available: 99%}\n")
+	n.startKubelet("imageMinimumGCAge: 1s\nevictionHard: {nodefs.available: 99%}\n")
 	n.await("the removal of an image", func() error {
 		ids, err := n.imageIDs()
 		if err == nil && slices.Contains(ids, pulled[0]) {
@@ -83,6 +85,19 @@ func termination(t *testing.T, n *node) {
 		}
 	}
 	same(t, "what preStop has asked for", n.nextAsked(), "/stopping")
+	// It has a grace period of three seconds, in whole seconds of its own clock.
+	if grace := n.seconds("trail/stubborn-lives") - n.seconds("trail/stubborn-asked"); grace < 2 || grace > 10 {
+		t.Errorf("stubborn lived for %d s after it was asked", grace)
+	}
+}
+
+func (n *node) seconds(file string) int {
+	n.t.Helper()
+	seconds, err := strconv.Atoi(n.read(file))
+	if err != nil {
+		n.t.Errorf("%s: %v", file, err)
+	}
+	return seconds
 }
 
 // nothingLeft looks for what pods could have left on the node.

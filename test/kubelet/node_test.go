@@ -162,6 +162,7 @@ kind: KubeletConfiguration
 containerRuntimeEndpoint: unix:///var%s
 staticPodPath: %s
 podLogsDir: %s
+volumeStatsAggPeriod: 2s
 volumePluginDir: %s
 cgroupRoot: %s
 resolvConf: %s

@@ -22,7 +22,8 @@ func expectedComplaints() []complaint {
 		{`ExecSync .*DeadlineExceeded.* killed after 1s.*"sleep","3600"`, "a probe of pod probes hangs"},
 		{`ExecSync .*code = Canceled`, "the kubelet gives a probe up when its container ends, or it does itself"},
 		{`Version .*code = Canceled`, "the kubelet ends"},
-		{`ContainerStatus .*code = NotFound`, "the kubelet asks once more for what it has removed itself"},
+		{`code = NotFound desc = container [0-9a-f]+ does not exist`, "the kubelet asks once more for what it has removed itself"},
+		{`/exec-[0-9a-f]+: RecentStats: unable to find data`, "a probe's own cgroup was gone before cAdvisor had looked"},
 		{`non-existent label "crio-containers"`, "containers are on the disk of the images; the kubelet says itself that it ignores this"},
 		{`container runtime status check may not have completed yet`, "the kubelet's first second"},
 	}
@@ -31,7 +32,7 @@ func expectedComplaints() []complaint {
 // quiet reads the log of all kubelets of the run for errors that name the runtime, and
 // that of the daemons for anything that should not happen.
 func quiet(t *testing.T, n *node) {
-	names := regexp.MustCompile(`(?i)rpc error|runtime|cri-?o\b|image service|crio-`)
+	names := regexp.MustCompile(`(?i)rpc error|\bruntime\b|remote_(runtime|image)\.go|\bcri-?o\b|/crio-|\bcri_`)
 	others := regexp.MustCompile(`/crio-[0-9a-z]*-\d+/`)
 	unexplained := map[string]int{}
 	for line := range strings.Lines(readFile(t, n.kubelet.log)) {
@@ -66,7 +67,7 @@ func (n *node) explained(t *testing.T, line string) bool {
 			return true
 		}
 	}
-	if !strings.Contains(line, "Unavailable") && !strings.Contains(line, "connection") {
+	if !regexp.MustCompile(`Unavailable|connection|ImageInspectError`).MatchString(line) {
 		return false
 	}
 	at, err := logTime(line)
