@@ -28,6 +28,7 @@ func TestKubelet(t *testing.T) {
 		{"probes", probes},
 		{"lifecycle hooks", hooks},
 		{"logs", logs},
+		{"streams", streams},
 		{"statistics by the socket's name", statistics},
 		{"restart of the kubelet", kubeletRestart},
 		{"statistics by CRI", statistics},

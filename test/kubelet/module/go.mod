@@ -1,4 +1,4 @@
-module kub
+module kubelet
 
 go 1.26.0
 
