@@ -10,7 +10,7 @@ import (
 )
 
 // cgroupRoot is the parent of all cgroups of this run.
-func cgroupRoot() string { return fmt.Sprintf("/crio-kubelet-%d", os.Getpid()) }
+func cgroupRoot() string { return fmt.Sprintf("/kubelet-test-%d", os.Getpid()) }
 
 // hierarchies are the roots of cgroups: one of version 2, or those of version 1.
 func hierarchies() ([]string, error) {

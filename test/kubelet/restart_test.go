@@ -109,26 +109,26 @@ func (n *node) pid(id string) int {
 // crioRestart: containers live on without a daemon; what ends meanwhile is told after.
 func crioRestart(t *testing.T, n *node) {
 	for _, how := range []struct {
-		name string
-		end  func()
+		name, pod string // a pod is started again at once only the first time
+		end       func()
 	}{
-		{"stopped", func() { n.crio.stop(t) }},
-		{"killed", n.crio.kill},
+		{"stopped", "guaranteed", func() { n.crio.stop(t) }},
+		{"killed", "burstable", n.crio.kill},
 	} {
 		t.Run(how.name, func(t *testing.T) {
 			n := within(n, t)
 			before, err := n.lives()
 			check(t, err)
-			victim := n.awaitContainer(t, "guaranteed", "main", ready)
+			victim := n.awaitContainer(t, how.pod, "main", ready)
 			pid := n.pid(victim.id())
 			down := time.Now()
 			how.end()
 			check(t, syscall.Kill(pid, syscall.SIGKILL))
 			n.startCrio()
 			n.crio.down = append(n.crio.down, [2]time.Time{down, time.Now()})
-			after := n.awaitContainer(t, "guaranteed", "main", func(c container) bool { return c.Ready && c.RestartCount == victim.RestartCount+1 })
+			after := n.awaitContainer(t, how.pod, "main", func(c container) bool { return c.Ready && c.RestartCount == victim.RestartCount+1 })
 			same(t, "the exit code", after.LastState.Terminated.ExitCode, 137)
-			before["guaranteed/main"] = fmt.Sprintf("%s after %d restarts", after.id(), after.RestartCount)
+			before[how.pod+"/main"] = fmt.Sprintf("%s after %d restarts", after.id(), after.RestartCount)
 			n.survive(before)
 			n.awaitContainer(t, "probes", "exec", ready)
 			same(t, "a command", n.exec(t, "volumes", "reader", "echo works"), "works")
