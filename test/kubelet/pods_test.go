@@ -15,9 +15,20 @@ func initContainers(t *testing.T, n *node) {
 	n.awaitContainer(t, "order", "main", ready)
 	sidecar := n.awaitContainer(t, "order", "sidecar", ready)
 	same(t, "the sidecar's number of restarts", sidecar.RestartCount, 0)
-	same(t, "the order", n.read("trail/order"), "first\nsidecar\nsecond\nmain")
+	n.awaitTrail("order", "first\nsidecar\nsecond\nmain")
 	first := n.awaitContainer(t, "order", "first", func(c container) bool { return c.State.Terminated != nil })
 	same(t, "the reason of the first end", first.State.Terminated.Reason, "Completed")
+}
+
+// awaitTrail waits until containers have written what they should, one line after another.
+func (n *node) awaitTrail(name, want string) {
+	n.t.Helper()
+	n.await("trail "+name, func() error {
+		if got := n.read("trail/" + name); got != want {
+			return fmt.Errorf("%q is not %q", got, want)
+		}
+		return nil
+	})
 }
 
 func restartPolicies(t *testing.T, n *node) {
@@ -96,7 +107,7 @@ func probes(t *testing.T, n *node) {
 func hooks(t *testing.T, n *node) {
 	n.awaitContainer(t, "hooks", "main", ready)
 	n.awaitContainer(t, "hooks", "web", ready)
-	same(t, "the trail", n.read("trail/hooks"), "started")
+	n.awaitTrail("hooks", "started")
 	same(t, "what postStart has asked for", n.nextAsked(), "/started")
 	n.awaitContainer(t, "hooks", "postless", func(c container) bool {
 		return c.RestartCount > 0 || c.State.Waiting != nil && c.State.Waiting.Reason == "PostStartHookError"
