@@ -83,7 +83,7 @@ test-kubelet: deps
 $(KUBELET_PROGRAM):
 	mkdir -p $(@D)
 	grep -q 'k8s.io/kubernetes $(KUBELET) ' test/kubelet/module/go.mod # or run make test-kubelet-module
-	cd test/kubelet/module && $(GO) build -trimpath -ldflags '-s -w -X k8s.io/component-base/version.gitVersion=$(KUBELET)' -o $@ k8s.io/kubernetes/cmd/kubelet
+	cd test/kubelet/module && $(GO) build -ldflags '-s -w -X k8s.io/component-base/version.gitVersion=$(KUBELET)' -o $@ k8s.io/kubernetes/cmd/kubelet
 
 test-kubelet-module:
 	test/kubelet/module/renew $(KUBELET)

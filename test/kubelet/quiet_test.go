@@ -20,8 +20,7 @@ func expectedComplaints() []complaint {
 		{`/no/such/program`, "pod nocommand has no program"},
 		{`hook has failed|PostStartHookError`, "a hook of pod hooks fails"},
 		{`ExecSync .*DeadlineExceeded.* killed after 1s.*"sleep","3600"`, "a probe of pod probes hangs"},
-		{`ExecSync .*code = Canceled`, "the kubelet gives a probe up when its container ends, or it does itself"},
-		{`Version .*code = Canceled`, "the kubelet ends"},
+		{`code = Canceled desc = context canceled`, "the kubelet gives up what it has asked for when it ends, and a probe when its container does"},
 		{`code = NotFound desc = container [0-9a-f]+ does not exist`, "the kubelet asks once more for what it has removed itself"},
 		{`/exec-[0-9a-f]+(.": RecentStats: unable to find data|: no such file)`, "a probe's own cgroup was gone before cAdvisor had looked"},
 		{`non-existent label ."crio-containers`, "containers are on the disk of the images; the kubelet says itself that it ignores this"},
@@ -33,7 +32,7 @@ func expectedComplaints() []complaint {
 // that of the daemons for anything that should not happen.
 func quiet(t *testing.T, n *node) {
 	names := regexp.MustCompile(`(?i)rpc error|\bruntime\b|remote_(runtime|image)\.go|\bcri-?o\b|/crio-|\bcri_`)
-	group := regexp.MustCompile(`(?:Name:|existing container: )(/\S+)`)
+	group := regexp.MustCompile(`(?:Name:|existing container: |inotify_add_watch /sys/fs/cgroup/[a-z]+)(/\S+)`)
 	unexplained := map[string]int{}
 	for line := range strings.Lines(readFile(t, n.kubelet.log)) {
 		if line[0] != 'E' && line[0] != 'W' || !names.MatchString(line) {
