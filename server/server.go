@@ -18,6 +18,7 @@ import (
 	"github.com/crio-minimal/crio/internal/engine"
 	"github.com/crio-minimal/crio/internal/image"
 	"github.com/crio-minimal/crio/internal/network"
+	"github.com/crio-minimal/crio/internal/stats"
 )
 
 // Options of the server; they do not change while it lives.
@@ -39,6 +40,7 @@ type Server struct {
 	engine   *engine.Engine
 	images   *image.Store
 	networks *network.Network
+	stats    *stats.Collector
 	started  time.Time
 
 	grpc *grpc.Server
@@ -46,8 +48,8 @@ type Server struct {
 }
 
 // New makes a server over parts that its caller owns and closes after it.
-func New(o Options, e *engine.Engine, images *image.Store, networks *network.Network) *Server {
-	s := &Server{Options: o, engine: e, images: images, networks: networks, started: time.Now()}
+func New(o Options, e *engine.Engine, images *image.Store, networks *network.Network, collector *stats.Collector) *Server {
+	s := &Server{Options: o, engine: e, images: images, networks: networks, stats: collector, started: time.Now()}
 	s.grpc = grpc.NewServer(
 		grpc.MaxRecvMsgSize(o.MaxReceive), grpc.MaxSendMsgSize(o.MaxSend),
 		grpc.UnaryInterceptor(intercept(o.Log)),
