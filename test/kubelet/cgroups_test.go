@@ -12,10 +12,16 @@ import (
 // cgroupRoot is the parent of all cgroups of this run.
 func cgroupRoot() string { return fmt.Sprintf("/kubelet-test-%d", os.Getpid()) }
 
+// version2 tells which cgroups the machine has.
+func version2() bool {
+	_, err := os.Stat("/sys/fs/cgroup/cgroup.controllers")
+	return err == nil
+}
+
 // hierarchies are the roots of cgroups: one of version 2, or those of version 1.
 func hierarchies() ([]string, error) {
 	const root = "/sys/fs/cgroup"
-	if _, err := os.Stat(root + "/cgroup.controllers"); err == nil {
+	if version2() {
 		return []string{root}, nil
 	}
 	entries, err := os.ReadDir(root)

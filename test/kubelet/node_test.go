@@ -193,12 +193,13 @@ func (n *node) runPods() {
 	n.t.Helper()
 	files, err := template.ParseGlob("pods/*.yaml")
 	check(n.t, err)
+	values := map[string]any{
+		"Busybox": n.busybox, "Guest": n.guest, "Missing": n.registry.Host + "/missing:v1",
+		"Trail": n.path("trail"), "Host": n.path("host"), "HookHost": nodeIP, "HookPort": n.serveHooks(),
+	}
 	for _, file := range files.Templates() {
 		var text bytes.Buffer
-		check(n.t, file.Execute(&text, map[string]any{
-			"Busybox": n.busybox, "Guest": n.guest, "Missing": n.registry.Host + "/missing:v1",
-			"Trail": n.path("trail"), "Host": n.path("host"), "HookHost": nodeIP, "HookPort": n.serveHooks(),
-		}))
+		check(n.t, file.Execute(&text, values))
 		for i, pod := range strings.Split(text.String(), "\n---\n") {
 			n.write(fmt.Sprintf("manifests/%d-%s", i, file.Name()), pod)
 		}

@@ -14,11 +14,12 @@ func qualityOfService(t *testing.T, n *node) {
 	for _, tt := range []struct {
 		pod, class, dir string
 		memory          int64 // 0 is none
-		quota, shares   int64 // quota in microseconds of 100 ms; 0 is none
+		quota           int64 // in microseconds of 100 ms; 0 is none
+		shares, weight  int64 // of the CPU, in version 1 and 2
 	}{
-		{"guaranteed", "Guaranteed", "", 64 * mebi, 20000, 204},
-		{"burstable", "Burstable", "burstable/", 48 * mebi, 0, 102},
-		{"besteffort", "BestEffort", "besteffort/", 0, 0, 2},
+		{"guaranteed", "Guaranteed", "", 64 * mebi, 20000, 204, 0},
+		{"burstable", "Burstable", "burstable/", 48 * mebi, 0, 102, 0},
+		{"besteffort", "BestEffort", "besteffort/", 0, 0, 2, 1},
 	} {
 		n.awaitContainer(t, tt.pod, "main", ready)
 		p := n.awaitPod(t, tt.pod, phase("Running"))
@@ -33,7 +34,13 @@ func qualityOfService(t *testing.T, n *node) {
 			if tt.quota != 0 {
 				same(t, dir+": CPU", limit(t, dir, "cpu/cpu.cfs_quota_us", "cpu.max"), fmt.Sprint(tt.quota))
 			}
-			same(t, dir+": share", limit(t, dir, "cpu/cpu.shares", ""), fmt.Sprint(tt.shares))
+			want := tt.shares
+			if version2() {
+				want = tt.weight
+			}
+			if want != 0 {
+				same(t, dir+": share", limit(t, dir, "cpu/cpu.shares", "cpu.weight"), fmt.Sprint(want))
+			}
 		}
 	}
 }
@@ -42,7 +49,7 @@ func qualityOfService(t *testing.T, n *node) {
 func limit(t *testing.T, group, v1, v2 string) string {
 	t.Helper()
 	path := filepath.Join("/sys/fs/cgroup", filepath.Dir(v1), group, filepath.Base(v1))
-	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
+	if version2() {
 		path = filepath.Join("/sys/fs/cgroup", group, v2)
 	}
 	text, err := os.ReadFile(path)

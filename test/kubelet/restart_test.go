@@ -22,8 +22,7 @@ func (n *node) lives() (map[string]string, error) {
 	}
 	found := map[string]string{}
 	for name, p := range pods {
-		// A hook of theirs fails, or they end again and again.
-		if slices.Contains([]string{"hooks", "noimage"}, name) {
+		if name == "hooks" { // one of its containers is started again and again
 			continue
 		}
 		for _, c := range append(slices.Clone(p.Status.InitContainerStatuses), p.Status.ContainerStatuses...) {
