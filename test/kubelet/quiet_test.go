@@ -33,7 +33,7 @@ func expectedComplaints() []complaint {
 func quiet(t *testing.T, n *node) {
 	names := regexp.MustCompile(`(?i)rpc error|\bruntime\b|remote_(runtime|image)\.go|\bcri-?o\b|/crio-|\bcri_`)
 	group := regexp.MustCompile(`(?:Name:|existing container: |inotify_add_watch /sys/fs/cgroup/[a-z]+)(/\S+)`)
-	unexplained := map[string]int{}
+	unexplained, explained := map[string]int{}, map[string]int{}
 	for line := range strings.Lines(readFile(t, n.kubelet.log)) {
 		if line[0] != 'E' && line[0] != 'W' || !names.MatchString(line) {
 			continue
@@ -42,9 +42,14 @@ func quiet(t *testing.T, n *node) {
 		if found := group.FindStringSubmatch(line); found != nil && !strings.HasPrefix(found[1], cgroupRoot()) {
 			continue
 		}
-		if !n.explained(t, line) {
+		if why := n.explanation(t, line); why != "" {
+			explained[why]++
+		} else {
 			unexplained[ids.ReplaceAllString(withoutTime(line), "ID")]++
 		}
+	}
+	for why, times := range explained {
+		t.Logf("%d times: %s", times, why)
 	}
 	for line, times := range unexplained {
 		t.Errorf("the kubelet complains %d times: %.1000s", times, line)
@@ -58,26 +63,26 @@ func quiet(t *testing.T, n *node) {
 
 var ids = regexp.MustCompile(`[0-9a-f]{64}|[0-9a-f]{32}|[0-9a-f-]{36}`)
 
-// explained tells whether a complaint is one of those that the pods or restarts cause.
-func (n *node) explained(t *testing.T, line string) bool {
+// explanation tells why a complaint is one of those that the pods or restarts cause; "" if it is not.
+func (n *node) explanation(t *testing.T, line string) string {
 	t.Helper()
 	for _, c := range expectedComplaints() {
 		if regexp.MustCompile(c.pattern).MatchString(line) {
-			return true
+			return c.why
 		}
 	}
 	if !regexp.MustCompile(`Unavailable|connection|ImageInspectError`).MatchString(line) {
-		return false
+		return ""
 	}
 	at, err := logTime(line)
 	check(t, err)
 	for _, down := range n.crio.down {
 		// gRPC tries again seconds after the daemon is back.
 		if at.After(down[0]) && at.Before(down[1].Add(15*time.Second)) {
-			return true
+			return "there is no daemon for a moment"
 		}
 	}
-	return false
+	return ""
 }
 
 // logTime is the time of a line of klog: "E1121 15:39:07.768390 29663 file.go:272] ...".
