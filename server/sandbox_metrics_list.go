@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"slices"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -13,6 +14,17 @@ import (
 func (s *Server) ListPodSandboxMetrics(ctx context.Context, _ *cri.ListPodSandboxMetricsRequest) (*cri.ListPodSandboxMetricsResponse, error) {
 	all, err := s.sandboxMetrics(ctx)
 	return &cri.ListPodSandboxMetricsResponse{PodMetrics: all}, err
+}
+
+// StreamPodSandboxMetrics is ListPodSandboxMetrics in messages of a bounded size.
+func (s *Server) StreamPodSandboxMetrics(_ *cri.StreamPodSandboxMetricsRequest, out cri.RuntimeService_StreamPodSandboxMetricsServer) error {
+	all, err := s.sandboxMetrics(out.Context())
+	if err != nil {
+		return err
+	}
+	return sendChunks(out.Context(), chunkBytes, slices.Values(all), func(chunk []*cri.PodSandboxMetrics) error {
+		return out.Send(&cri.StreamPodSandboxMetricsResponse{PodSandboxMetrics: chunk})
+	})
 }
 
 // sandboxMetrics is the whole list, of one snapshot.

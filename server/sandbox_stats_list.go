@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"slices"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -13,6 +14,17 @@ import (
 func (s *Server) ListPodSandboxStats(ctx context.Context, r *cri.ListPodSandboxStatsRequest) (*cri.ListPodSandboxStatsResponse, error) {
 	all, err := s.sandboxStats(ctx, r.GetFilter())
 	return &cri.ListPodSandboxStatsResponse{Stats: all}, err
+}
+
+// StreamPodSandboxStats is ListPodSandboxStats in messages of a bounded size.
+func (s *Server) StreamPodSandboxStats(r *cri.StreamPodSandboxStatsRequest, out cri.RuntimeService_StreamPodSandboxStatsServer) error {
+	all, err := s.sandboxStats(out.Context(), r.GetFilter())
+	if err != nil {
+		return err
+	}
+	return sendChunks(out.Context(), chunkBytes, slices.Values(all), func(chunk []*cri.PodSandboxStats) error {
+		return out.Send(&cri.StreamPodSandboxStatsResponse{PodSandboxStats: chunk})
+	})
 }
 
 // sandboxStats is the whole list, of one snapshot.

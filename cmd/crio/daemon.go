@@ -103,7 +103,8 @@ func serve(ctx context.Context, cfg *config.Config, p *parts, unwanted engine.Un
 	}
 	s := server.New(server.Options{
 		MaxReceive: cfg.API.GRPCMaxRecvMsgSize, MaxSend: cfg.API.GRPCMaxSendMsgSize,
-		SystemdCgroup: cfg.Runtime.CgroupManager == cgroup.Systemd, DefaultHandler: cfg.Runtime.DefaultRuntime, Log: log,
+		SystemdCgroup: cfg.Runtime.CgroupManager == cgroup.Systemd, DefaultHandler: cfg.Runtime.DefaultRuntime,
+		Config: cfg, Log: log,
 	}, p.engine, p.images, p.networks, p.stats)
 	ended := make(chan error, 1)
 	go func() { ended <- s.Serve(listener) }()
