@@ -75,8 +75,6 @@ func (b *bench) floorOf(ctx context.Context, handler string) (*floor, error) {
 
 func (f *floor) path(name string) string { return filepath.Join(f.dir, name) }
 
-func (f *floor) close() error { return os.RemoveAll(f.dir) }
-
 // specOf is the OCI specification of a container: from its bundle, or as containerd and
 // CRI-O tell it.
 func (d *daemon) specOf(ctx context.Context, container string) (s specs.Spec, err error) {

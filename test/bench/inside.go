@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -18,24 +20,29 @@ import (
 // filter rules, mounts and /run are not the machine's, and whatever happens to it, no
 // process stays.
 const (
+	dirVariable   = "CRIO_BENCH_DIR"
 	stageVariable = "CRIO_BENCH_STAGE"
 	stageInit     = "init"
 	stageInside   = "inside"
 )
 
-// enter runs this program as the first process of new namespaces, and passes on its exit code.
-func enter(ctx context.Context) (int, error) {
-	return again(ctx, stageInit, syscall.CLONE_NEWNET|syscall.CLONE_NEWNS|syscall.CLONE_NEWPID)
-}
-
-// again runs this program as a stage. It is asked to end, not killed, when ctx ends.
-func again(ctx context.Context, stage string, namespaces uintptr) (int, error) {
+// enter runs this program as the first process of new namespaces, and passes on its exit
+// code. Once it has ended there are no processes and no mounts of its any more, and what
+// else it made is taken away: the directory, and the cgroups that have its name.
+func enter(ctx context.Context) (code int, err error) {
+	dir, err := os.MkdirTemp("", "crio-bench-")
+	if err != nil {
+		return 1, err
+	}
+	defer func() { err = errors.Join(err, removeCgroups("/"+filepath.Base(dir)), os.RemoveAll(dir)) }()
 	cmd := exec.CommandContext(ctx, "/proc/self/exe", os.Args[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), stageVariable+"="+stage)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: namespaces, Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	cmd.Env = append(os.Environ(), stageVariable+"="+stageInit, dirVariable+"="+dir)
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL, Setpgid: true,
+	}
 	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
-	err := cmd.Run()
+	err = cmd.Run()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
 		return exit.ExitCode(), nil
@@ -84,6 +91,32 @@ func setUpNamespaces() error {
 	}
 	if err := fixture.WithoutHybrid(); err != nil {
 		return fmt.Errorf("cgroups of a hybrid node: %w", err)
+	}
+	return nil
+}
+
+// removeCgroups removes a cgroup with those in it, in every hierarchy.
+func removeCgroups(path string) error {
+	for _, pattern := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
+		roots, err := filepath.Glob(pattern + path)
+		if err != nil {
+			return err
+		}
+		for _, root := range roots {
+			var dirs []string
+			err := filepath.WalkDir(root, func(dir string, entry fs.DirEntry, err error) error {
+				if err == nil && entry.IsDir() {
+					dirs = append(dirs, dir)
+				}
+				return err
+			})
+			for i := len(dirs) - 1; i >= 0 && err == nil; i-- {
+				err = os.Remove(dirs[i])
+			}
+			if err != nil {
+				return fmt.Errorf("a cgroup is left: %w", err)
+			}
+		}
 	}
 	return nil
 }

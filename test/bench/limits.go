@@ -24,9 +24,9 @@ func limits(name string) limit {
 	case "8 clients":
 		return limit{Ratio: 1 / 0.85}
 	case "32 clients, each pod against that of 8":
-		return limit{Ratio: 1}
+		return limit{Most: 1}
 	case "the last ten pods against the first ten":
-		return limit{Ratio: 1.1}
+		return limit{Most: 1.1}
 	case "ListContainers of 1000":
 		return limit{Most: 3}
 	case "ListContainerStats of 250":

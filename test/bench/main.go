@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -109,6 +110,7 @@ func stages(ctx context.Context, o options) (int, error) {
 		if o.endpoint == "" {
 			return enter(ctx)
 		}
+		return onNode(ctx, o)
 	case os.Getenv(stageVariable) == stageInit:
 		return reap(ctx)
 	default:
@@ -116,18 +118,27 @@ func stages(ctx context.Context, o options) (int, error) {
 			return 1, err
 		}
 	}
-	r, err := measure(ctx, o)
-	return 0, errors.Join(err, finish(r, o))
+	return 0, measure(ctx, o, os.Getenv(dirVariable))
 }
 
-// measure runs the groups. What was measured before an error is in the report.
-func measure(ctx context.Context, o options) (*report, error) {
-	b, err := newBench(ctx, o)
+// onNode measures a daemon of the node's, in the node's namespaces.
+func onNode(ctx context.Context, o options) (int, error) {
+	dir, err := os.MkdirTemp("", "crio-bench-")
 	if err != nil {
-		return &report{}, err
+		return 1, err
+	}
+	err = measure(ctx, o, dir)
+	return 0, errors.Join(err, removeCgroups("/"+filepath.Base(dir)), os.RemoveAll(dir))
+}
+
+// measure runs the groups and reports. What was measured before an error is told, too.
+func measure(ctx context.Context, o options, dir string) error {
+	b, err := newBench(ctx, o, dir)
+	if err != nil {
+		return err
 	}
 	err = b.all(ctx)
-	return b.report, errors.Join(err, b.close())
+	return errors.Join(err, b.close(), finish(b.report, o))
 }
 
 func (b *bench) all(ctx context.Context) error {

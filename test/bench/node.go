@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -28,15 +30,10 @@ type bench struct {
 	images  *registry
 	daemons []*daemon
 	floors  map[string]*floor // by handler
-	madeCNI bool              // the directory in which go-cni, containerd's, has its cache
 }
 
-// newBench starts everything. After an error nothing is left.
-func newBench(ctx context.Context, o options) (*bench, error) {
-	dir, err := os.MkdirTemp("", "crio-bench-")
-	if err != nil {
-		return nil, err
-	}
+// newBench starts everything below dir, whose name is that of the cgroup, too.
+func newBench(ctx context.Context, o options, dir string) (*bench, error) {
 	b := &bench{options: o, report: &report{Machine: machine()}, dir: dir, cgroup: "/" + filepath.Base(dir), floors: map[string]*floor{}}
 	if err := b.open(ctx); err != nil {
 		return nil, errors.Join(err, b.close())
@@ -131,15 +128,9 @@ cache_dir = %q
 
 // openPeer starts containerd with what it needs to do the same.
 func (b *bench) openPeer(ctx context.Context) error {
-	const cache = "/var/lib/cni"
-	switch err := os.Mkdir(cache, 0o755); {
-	case err == nil:
-		b.madeCNI = true
-	case !errors.Is(err, fs.ErrExist):
-		return err
-	}
-	if err := unix.Mount("cni", cache, "tmpfs", 0, ""); err != nil {
-		return fmt.Errorf("mount %s: %w", cache, err)
+	// Where go-cni, which is containerd's, has a cache.
+	if err := unix.Mount("var", "/var/lib", "tmpfs", 0, "mode=755"); err != nil {
+		return fmt.Errorf("mount /var/lib: %w", err)
 	}
 	program, err := os.ReadFile(filepath.Join(b.build, "pause"))
 	if err != nil {
@@ -185,7 +176,7 @@ func (b *bench) start(ctx context.Context, d *daemon) error {
 		return err
 	}
 	if err := b.add(ctx, d); err != nil {
-		return errors.Join(err, d.process.stop(), fmt.Errorf("its log: %s", d.process.words()))
+		return errors.Join(err, d.process.kill(), fmt.Errorf("its log: %s", d.process.words()))
 	}
 	return nil
 }
@@ -219,10 +210,10 @@ func (d *daemon) awaitReady(ctx context.Context) error {
 	defer look.Stop()
 	for {
 		s, err := d.Status(ctx, &cri.StatusRequest{})
-		if err != nil {
+		reason := status.Convert(err).Message()
+		if err != nil && status.Code(err) != codes.Unavailable {
 			return err
 		}
-		reason := ""
 		for _, c := range s.GetStatus().GetConditions() {
 			if (c.GetType() == cri.NetworkReady || c.GetType() == cri.RuntimeReady) && !c.GetStatus() {
 				reason = c.GetMessage()
@@ -239,58 +230,23 @@ func (d *daemon) awaitReady(ctx context.Context) error {
 	}
 }
 
-// close takes everything away, in the order in which it depends on each other. It does
-// so also when the measurements were interrupted.
+// close ends what is ours. A daemon that was there before is left without our pods; those
+// of daemons of our own end with the namespaces.
 func (b *bench) close() error {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
-	defer cancel()
 	var errs []error
 	for _, d := range b.daemons {
-		errs = append(errs, d.removeAll(ctx), d.conn.Close())
 		if d.process != nil {
-			errs = append(errs, d.process.stop())
+			errs = append(errs, d.process.kill())
+			continue
 		}
-	}
-	for _, f := range b.floors {
-		errs = append(errs, f.close())
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+		errs = append(errs, d.removeAll(ctx))
+		cancel()
 	}
 	if b.images != nil {
 		errs = append(errs, b.images.close())
 	}
-	if b.madeCNI {
-		errs = append(errs, unix.Unmount("/var/lib/cni", unix.MNT_DETACH), os.Remove("/var/lib/cni"))
-	}
-	// The storage library leaves a bind mount of its directory.
-	if err := unix.Unmount(b.path("crio/storage/overlay"), unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-		errs = append(errs, err)
-	}
-	return errors.Join(append(errs, removeCgroups(b.cgroup), os.RemoveAll(b.dir))...)
-}
-
-// removeCgroups removes a cgroup with those in it, in every hierarchy.
-func removeCgroups(path string) error {
-	for _, pattern := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
-		roots, err := filepath.Glob(pattern + path)
-		if err != nil {
-			return err
-		}
-		for _, root := range roots {
-			var dirs []string
-			err := filepath.WalkDir(root, func(dir string, entry fs.DirEntry, err error) error {
-				if err == nil && entry.IsDir() {
-					dirs = append(dirs, dir)
-				}
-				return err
-			})
-			for i := len(dirs) - 1; i >= 0 && err == nil; i-- {
-				err = os.Remove(dirs[i])
-			}
-			if err != nil {
-				return fmt.Errorf("a cgroup is left: %w", err)
-			}
-		}
-	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // process is a daemon of our own.
@@ -312,7 +268,7 @@ func (p *process) start() error {
 	cmd := exec.Command(p.path, p.args...)
 	cmd.Env = append(os.Environ(), p.environ...)
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // an interrupt is ours alone
 	if err := cmd.Start(); err != nil {
 		return err
 	}
@@ -327,18 +283,6 @@ func (p *process) kill() error {
 	err := p.cmd.Process.Kill()
 	<-p.ended
 	return err
-}
-
-func (p *process) stop() error {
-	if err := p.cmd.Process.Signal(unix.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return err
-	}
-	select {
-	case <-p.ended:
-		return nil
-	case <-time.After(30 * time.Second):
-		return errors.Join(fmt.Errorf("%s does not end on SIGTERM", p.path), p.kill())
-	}
 }
 
 // words are the last that the daemon logged.

@@ -117,10 +117,8 @@ func (row *row) verdict() string {
 	var parts []string
 	for _, check := range []struct {
 		value, limit float64
-		text         string
-	}{
-		{t.P50 - f.P50, row.Limit.Over, "over %s %s <= %s"}, {t.Ratio, row.Limit.Ratio, "ratio %s %s <= %s"}, {t.P50, row.Limit.Most, "%s %s <= %s"},
-	} {
+		what         string
+	}{{t.P50 - f.P50, row.Limit.Over, "over "}, {t.Ratio, row.Limit.Ratio, "ratio "}, {t.P50, row.Limit.Most, ""}} {
 		if check.limit == 0 {
 			continue
 		}
@@ -128,7 +126,7 @@ func (row *row) verdict() string {
 		if check.value > check.limit {
 			result = "MISSED"
 		}
-		parts = append(parts, fmt.Sprintf(check.text, number(check.value), result, number(check.limit)))
+		parts = append(parts, fmt.Sprintf("%s: %s%s, limit %s", result, check.what, number(check.value), number(check.limit)))
 	}
 	return strings.Join(parts, ", ")
 }

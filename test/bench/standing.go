@@ -79,6 +79,10 @@ func (d *daemon) restart(ctx context.Context) (time.Duration, error) {
 		return 0, err
 	}
 	_, err := d.ListPodSandbox(ctx, &cri.ListPodSandboxRequest{})
+	for status.Code(err) == codes.Unavailable && ctx.Err() == nil {
+		// It listens before it can answer.
+		_, err = d.ListPodSandbox(ctx, &cri.ListPodSandboxRequest{})
+	}
 	took := time.Since(begun)
 	return took, errors.Join(err, d.awaitReady(ctx))
 }
