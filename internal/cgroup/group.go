@@ -166,11 +166,17 @@ func fillCpuset(dir string) error {
 	return nil
 }
 
-// JoinFiles are the cgroup.procs files into which a process writes itself.
+// JoinFiles are the files into which a process of one thread writes "0" to join. In v1
+// they move that thread alone: cgroup.procs would hold up the forks of the whole node,
+// and take a grace period of RCU (10 ms) before it does.
 func (g Group) JoinFiles() []string {
+	name := "cgroup.procs"
+	if g.version == 1 {
+		name = "tasks"
+	}
 	var files []string
 	for _, dir := range g.dirs {
-		files = append(files, filepath.Join(dir, "cgroup.procs"))
+		files = append(files, filepath.Join(dir, name))
 	}
 	return files
 }
