@@ -42,6 +42,10 @@ type trace struct {
 	synced  map[string]int
 }
 
+func newTrace() *trace {
+	return &trace{programs: map[int]string{}, counts: map[string]map[string]*counted{}, written: map[string]int64{}, synced: map[string]int{}}
+}
+
 // span is a step's time.
 type span struct {
 	row          string
@@ -64,7 +68,7 @@ func (b *bench) profile(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	t := &trace{programs: map[int]string{}, counts: map[string]map[string]*counted{}, written: map[string]int64{}, synced: map[string]int{}}
+	t := newTrace()
 	output := b.path("strace")
 	tracer, err := attachTracer(pid, output)
 	if err != nil {
