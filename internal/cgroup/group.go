@@ -25,6 +25,9 @@ type Group struct {
 	// memory, pids and freezer are those of dirs with these controllers. Every
 	// process of the group is in pids, whatever else a sub-group is made in.
 	memory, pids, freezer string
+	// In v1 alone: cpuset is the one whose new groups are useless until they are filled,
+	// unified the one that is a v2 hierarchy, on a hybrid node.
+	cpuset, unified string
 	// everywhere: a group inside that is in all hierarchies.
 	everywhere bool
 }
@@ -88,9 +91,16 @@ func (g Group) Sub(name string) Group {
 // which ones. What it uses is charged to the container all the same.
 func (g Group) SubEverywhere(name string) Group {
 	s := g.Sub(name)
+	within := func(dir string) string {
+		if dir == "" {
+			return ""
+		}
+		return filepath.Join(dir, name)
+	}
 	s.everywhere, s.dirs = true, nil
+	s.cpuset, s.unified = within(g.cpuset), within(g.unified)
 	for _, dir := range g.dirs {
-		s.dirs = append(s.dirs, filepath.Join(dir, name))
+		s.dirs = append(s.dirs, within(dir))
 	}
 	return s
 }
@@ -127,9 +137,12 @@ func (g Group) Create() error {
 		if err != nil {
 			return fmt.Errorf("cgroup: %w", err)
 		}
-		if err := fillCpuset(dir); err != nil {
-			return fmt.Errorf("cgroup %s: %w", dir, err)
-		}
+	}
+	if g.cpuset == "" {
+		return nil
+	}
+	if err := fillCpuset(g.cpuset); err != nil {
+		return fmt.Errorf("cgroup %s: %w", g.cpuset, err)
 	}
 	return nil
 }
@@ -151,9 +164,6 @@ func fillCpuset(dir string) error {
 			}
 		}
 		if data, err = os.ReadFile(filepath.Join(filepath.Dir(dir), name)); err != nil {
-			if errors.Is(err, fs.ErrNotExist) {
-				return nil // v2: the file is there only where the controller is
-			}
 			return err
 		}
 		if strings.TrimSpace(string(data)) == "" {
@@ -166,16 +176,16 @@ func fillCpuset(dir string) error {
 	return nil
 }
 
-// JoinFiles are the files into which a process of one thread writes "0" to join. In v1
-// they move that thread alone: cgroup.procs would hold up the forks of the whole node,
+// JoinFiles are the files into which a process of one thread writes "0" to join. Those
+// of v1 move that thread alone: cgroup.procs would hold up the forks of the whole node,
 // and take a grace period of RCU (10 ms) before it does.
 func (g Group) JoinFiles() []string {
-	name := "cgroup.procs"
-	if g.version == 1 {
-		name = "tasks"
-	}
 	var files []string
 	for _, dir := range g.dirs {
+		name := "tasks"
+		if g.version == 2 || dir == g.unified {
+			name = "cgroup.procs"
+		}
 		files = append(files, filepath.Join(dir, name))
 	}
 	return files
