@@ -75,9 +75,9 @@ type pod struct {
 	container string
 }
 
+// runPod also makes the directory of its logs, which are the kubelet's.
 func (d *daemon) runPod(ctx context.Context, handler, name string) (*pod, error) {
 	p := &pod{config: d.podConfig(name)}
-	// The kubelet's, and it makes them.
 	if err := os.MkdirAll(p.config.GetLogDirectory(), 0o755); err != nil {
 		return nil, err
 	}
@@ -117,6 +117,15 @@ func (d *daemon) remove(ctx context.Context, box string) error {
 	}
 	if _, err := d.RemovePodSandbox(ctx, &cri.RemovePodSandboxRequest{PodSandboxId: box}); err != nil {
 		return fmt.Errorf("remove pod: %w", err)
+	}
+	return nil
+}
+
+func (d *daemon) removePods(ctx context.Context, pods []*pod) error {
+	for _, p := range pods {
+		if err := d.remove(ctx, p.box); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -52,49 +52,63 @@ type span struct {
 	begun, ended time.Time
 }
 
-// profile takes one pod through its life while crio is traced.
+// profile takes one pod through its life while crio is traced: alone, and beside others,
+// which tells what grows with their number.
 func (b *bench) profile(ctx context.Context) error {
-	d := b.daemons[0]
-	handler := b.handlerNames()[0]
-	// What is done once is done.
-	if _, err := d.life(ctx, handler, "profile-0"); err != nil {
+	d, handler := b.daemons[0], b.handlerNames()[0]
+	alone, err := b.traceLife(ctx, d, handler, "profile-alone")
+	if err != nil {
 		return err
+	}
+	var pods []*pod
+	for i := range b.pods {
+		p, err := d.runningPod(ctx, handler, fmt.Sprint("profile-", i))
+		if err != nil {
+			return err
+		}
+		pods = append(pods, p)
+	}
+	beside, err := b.traceLife(ctx, d, handler, "profile-beside")
+	if err != nil {
+		return err
+	}
+	b.Profile = alone.text() + alone.growth(beside, len(pods))
+	return d.removePods(ctx, pods)
+}
+
+func (b *bench) traceLife(ctx context.Context, d *daemon, handler, name string) (*trace, error) {
+	// What is done once is done.
+	if _, err := d.life(ctx, handler, name+"-first"); err != nil {
+		return nil, err
 	}
 	// What follows a removal is over.
 	if err := pause(ctx, settleTime); err != nil {
-		return err
+		return nil, err
 	}
 	pid, err := d.pid()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	t := newTrace()
 	output := b.path("strace")
 	tracer, err := attachTracer(pid, output)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := os.MkdirAll(d.podConfig("profile").GetLogDirectory(), 0o755); err != nil {
-		return err
-	}
-	_, err = walk(d.steps(ctx, handler, "profile"), func(row string, begun, ended time.Time) {
+	_, err = walk(d.steps(ctx, handler, name), func(row string, begun, ended time.Time) {
 		t.steps = append(t.steps, span{row, begun, ended})
 	})
 	err = errors.Join(err, pause(ctx, settleTime), tracer.Process.Signal(unix.SIGINT))
 	_ = tracer.Wait() // its exit code is the signal's
 	if err != nil {
-		return err
+		return nil, err
 	}
 	in, err := os.Open(output)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer in.Close()
-	if err := t.read(in); err != nil {
-		return err
-	}
-	b.Profile = t.text()
-	return nil
+	return t, t.read(in)
 }
 
 // attachTracer returns once the tracer has every thread of the process.
@@ -253,8 +267,7 @@ func nameOf(who, arguments string) string {
 	return who + " | " + randomForm.ReplaceAllString(name, "*")
 }
 
-// text is tables in Markdown: what each program did in each step, what was synced, and
-// the files that most was written into.
+// text is tables in Markdown: what each program did in each step, and what was synced.
 func (t *trace) text() string {
 	var out strings.Builder
 	w := tabwriter.NewWriter(&out, 0, 0, 1, ' ', 0)
@@ -278,11 +291,20 @@ func (t *trace) text() string {
 	for _, name := range slices.Sorted(maps.Keys(t.synced)) {
 		fmt.Fprintf(&out, "| %d | %s |\n", t.synced[name], name)
 	}
-	fmt.Fprint(&out, "\n| bytes | program | file |\n| --- | --- | --- |\n")
-	most := slices.SortedFunc(maps.Keys(t.written), func(a, b string) int { return int(t.written[b] - t.written[a]) })
-	for _, name := range most[:min(20, len(most))] {
-		fmt.Fprintf(&out, "| %d | %s |\n", t.written[name], name)
+	return out.String()
+}
+
+// growth is a table in Markdown: the files that most was written into, alone and beside
+// so many pods.
+func (t *trace) growth(beside *trace, pods int) string {
+	var out strings.Builder
+	w := tabwriter.NewWriter(&out, 0, 0, 1, ' ', 0)
+	fmt.Fprintf(w, "\n| bytes\t| beside %d pods\t| program\t| file |\n| ---\t| ---\t| ---\t| --- |\n", pods)
+	most := slices.SortedFunc(maps.Keys(beside.written), func(a, b string) int { return int(beside.written[b] - beside.written[a]) })
+	for _, name := range most[:min(12, len(most))] {
+		fmt.Fprintf(w, "| %d\t| %d\t| %s |\n", t.written[name], beside.written[name], strings.Replace(name, " | ", "\t| ", 1))
 	}
+	w.Flush()
 	return out.String()
 }
 

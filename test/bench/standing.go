@@ -152,12 +152,7 @@ func (b *bench) stand(ctx context.Context, d *daemon, handler string) error {
 	if err := b.objectsOf(ctx, d, pods); err != nil {
 		return err
 	}
-	for _, p := range pods {
-		if err := d.remove(ctx, p.box); err != nil {
-			return err
-		}
-	}
-	return nil
+	return d.removePods(ctx, pods)
 }
 
 func millis(took []time.Duration) (s samples) {
