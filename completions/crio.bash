@@ -6,7 +6,7 @@ _crio() {
     for ((i = 1; i < COMP_CWORD; i++)); do
         case ${COMP_WORDS[i]} in
         config|version|completion|status|selftest) command=${COMP_WORDS[i]}; break ;;
-        --config|-c|--config-dir|-d|--root|--runroot|--storage-driver|--storage-option|--storage-opt|--state-dir|--run-dir|--listen|--grpc-max-send-msg-size|--grpc-max-recv-msg-size|--default-runtime|--conmon|--pause-path|--conmon-cgroup|--default-env|--default-ulimits|--default-capabilities|--default-sysctls|--seccomp-profile|--apparmor-profile|--cdi-spec-dirs|--cgroup-manager|--log-level|--log-size-max|--ctr-stop-timeout|--pids-limit|--default-transport|--global-auth-file|--pinned-images|--signature-policy|--big-files-temporary-dir|--pull-progress-timeout|--short-name-mode|--registries-conf|--registries-conf-dir|--certs-dir|--cni-default-network|--network-dir|--cni-config-dir|--plugin-dirs|--cni-plugin-dir|--conf-template|--cache-dir|--cni-cache-dir) ((i++)) ;;
+        --config|-c|--config-dir|-d|--root|--runroot|--storage-driver|--storage-option|--storage-opt|--state-dir|--run-dir|--listen|--grpc-max-send-msg-size|--grpc-max-recv-msg-size|--default-runtime|--conmon|--pause-path|--conmon-cgroup|--default-env|--default-ulimits|--default-capabilities|--default-sysctls|--seccomp-profile|--apparmor-profile|--cdi-spec-dirs|--cgroup-manager|--log-level|--log-size-max|--ctr-stop-timeout|--pids-limit|--default-transport|--global-auth-file|--pinned-images|--signature-policy|--big-files-temporary-dir|--pull-progress-timeout|--short-name-mode|--registries-conf|--registries-conf-dir|--certs-dir|--cni-default-network|--network-dir|--cni-config-dir|--plugin-dirs|--cni-plugin-dir|--conf-template|--cache-dir|--cni-cache-dir|--included-pod-metrics) ((i++)) ;;
         esac
     done
     COMPREPLY=()
@@ -53,12 +53,13 @@ _crio() {
     :--plugin-dirs|:--cni-plugin-dir) compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
     :--conf-template) compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
     :--cache-dir|:--cni-cache-dir) compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
+    :--included-pod-metrics) mapfile -t COMPREPLY < <(compgen -W "all cpu disk diskIO hugetlb memory network oom pressure process spec" -- "$cur"); return ;;
     status:--output|status:-o) return ;;
     selftest:--output|selftest:-o) return ;;
     selftest:--image) return ;;
     esac
     case $command in
-    "") words="config version completion status selftest --config -c --config-dir -d --root --runroot --storage-driver --storage-option --storage-opt --state-dir --run-dir --listen --grpc-max-send-msg-size --grpc-max-recv-msg-size --default-runtime --conmon --pause-path --conmon-cgroup --default-env --default-ulimits --default-capabilities --default-sysctls --seccomp-profile --apparmor-profile --cdi-spec-dirs --selinux --cgroup-manager --log-level --log-size-max --read-only --ctr-stop-timeout --pids-limit --default-transport --global-auth-file --pinned-images --signature-policy --big-files-temporary-dir --pull-progress-timeout --short-name-mode --registries-conf --registries-conf-dir --certs-dir --cni-default-network --network-dir --cni-config-dir --plugin-dirs --cni-plugin-dir --conf-template --cache-dir --cni-cache-dir --help -h --version -v" ;;
+    "") words="config version completion status selftest --config -c --config-dir -d --root --runroot --storage-driver --storage-option --storage-opt --state-dir --run-dir --listen --grpc-max-send-msg-size --grpc-max-recv-msg-size --default-runtime --conmon --pause-path --conmon-cgroup --default-env --default-ulimits --default-capabilities --default-sysctls --seccomp-profile --apparmor-profile --cdi-spec-dirs --selinux --cgroup-manager --log-level --log-size-max --read-only --ctr-stop-timeout --pids-limit --default-transport --global-auth-file --pinned-images --signature-policy --big-files-temporary-dir --pull-progress-timeout --short-name-mode --registries-conf --registries-conf-dir --certs-dir --cni-default-network --network-dir --cni-config-dir --plugin-dirs --cni-plugin-dir --conf-template --cache-dir --cni-cache-dir --included-pod-metrics --help -h --version -v" ;;
     "config") words="--default --help -h" ;;
     "version") words="--json -j --help -h" ;;
     "completion") words="bash zsh fish --help -h" ;;

@@ -18,6 +18,8 @@ import (
 	"github.com/crio-minimal/crio/internal/engine"
 	"github.com/crio-minimal/crio/internal/image"
 	"github.com/crio-minimal/crio/internal/network"
+	"github.com/crio-minimal/crio/internal/stats"
+	"github.com/crio-minimal/crio/pkg/config"
 )
 
 // Options of the server; they do not change while it lives.
@@ -28,7 +30,9 @@ type Options struct {
 	SystemdCgroup bool
 	// DefaultHandler is the name of the handler that "" stands for.
 	DefaultHandler string
-	Log            *slog.Logger
+	// Config is what GET /config prints.
+	Config *config.Config
+	Log    *slog.Logger
 }
 
 // Server answers both CRI services. RPCs that it does not have answer Unimplemented.
@@ -39,18 +43,25 @@ type Server struct {
 	engine   *engine.Engine
 	images   *image.Store
 	networks *network.Network
+	stats    *stats.Collector
 	started  time.Time
 
 	grpc *grpc.Server
 	http *http.Server
+
+	calls calls
+	// ending is over when Stop begins.
+	ending    context.Context
+	endEvents context.CancelFunc
 }
 
 // New makes a server over parts that its caller owns and closes after it.
-func New(o Options, e *engine.Engine, images *image.Store, networks *network.Network) *Server {
-	s := &Server{Options: o, engine: e, images: images, networks: networks, started: time.Now()}
+func New(o Options, e *engine.Engine, images *image.Store, networks *network.Network, collector *stats.Collector) *Server {
+	s := &Server{Options: o, engine: e, images: images, networks: networks, stats: collector, started: time.Now()}
+	s.ending, s.endEvents = context.WithCancel(context.Background())
 	s.grpc = grpc.NewServer(
 		grpc.MaxRecvMsgSize(o.MaxReceive), grpc.MaxSendMsgSize(o.MaxSend),
-		grpc.UnaryInterceptor(intercept(o.Log)),
+		grpc.UnaryInterceptor(s.intercept), grpc.StreamInterceptor(s.interceptStream),
 		// Clients on the same machine: a dead one is seen by its closed socket.
 		grpc.KeepaliveParams(keepalive.ServerParameters{}),
 	)
@@ -74,10 +85,23 @@ func (s *Server) Serve(listener net.Listener) error {
 	return fmt.Errorf("serve: %w", err)
 }
 
-// Stop takes no more calls and lets those that run end until ctx does.
+// flushTime bounds how long a client may take to read the end of what it was told.
+const flushTime = time.Second
+
+// Stop takes no more calls and lets those that run end until ctx does. A stream whose
+// client does not read it is not waited for.
 func (s *Server) Stop(ctx context.Context) {
+	s.endEvents()
 	drained := make(chan struct{})
 	go func() { s.grpc.GracefulStop(); close(drained) }()
+	select {
+	case <-s.calls.ended():
+		flush, cancel := context.WithTimeout(ctx, flushTime)
+		defer cancel()
+		ctx = flush
+	case <-drained:
+	case <-ctx.Done():
+	}
 	select {
 	case <-drained:
 	case <-ctx.Done():

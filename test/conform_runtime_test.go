@@ -43,10 +43,7 @@ func conformRuntimeCases() []conformCase {
 // later are the calls that this version does not serve; TestUnservedCalls sees each
 // of them answer Unimplemented.
 var later = []string{
-	"Attach", "CheckpointContainer", "CheckpointPod", "ContainerStats", "Exec", "GetContainerEvents",
-	"ListContainerStats", "ListMetricDescriptors", "ListPodSandboxMetrics", "ListPodSandboxStats", "PodSandboxStats",
-	"PortForward", "RestorePod", "StreamContainerStats", "StreamContainers", "StreamImages", "StreamPodSandboxMetrics",
-	"StreamPodSandboxStats", "StreamPodSandboxes",
+	"Attach", "CheckpointContainer", "CheckpointPod", "Exec", "PortForward", "RestorePod",
 }
 
 func conformVersion(c *conform) {

@@ -19,6 +19,7 @@ import (
 	"github.com/crio-minimal/crio/internal/pod"
 	"github.com/crio-minimal/crio/internal/rootfs"
 	"github.com/crio-minimal/crio/internal/selinux"
+	"github.com/crio-minimal/crio/internal/stats"
 	"github.com/crio-minimal/crio/internal/sys"
 	"github.com/crio-minimal/crio/internal/telemetry"
 	"github.com/crio-minimal/crio/internal/version"
@@ -102,8 +103,9 @@ func serve(ctx context.Context, cfg *config.Config, p *parts, unwanted engine.Un
 	}
 	s := server.New(server.Options{
 		MaxReceive: cfg.API.GRPCMaxRecvMsgSize, MaxSend: cfg.API.GRPCMaxSendMsgSize,
-		SystemdCgroup: cfg.Runtime.CgroupManager == cgroup.Systemd, DefaultHandler: cfg.Runtime.DefaultRuntime, Log: log,
-	}, p.engine, p.images, p.networks)
+		SystemdCgroup: cfg.Runtime.CgroupManager == cgroup.Systemd, DefaultHandler: cfg.Runtime.DefaultRuntime,
+		Config: cfg, Log: log,
+	}, p.engine, p.images, p.networks, p.stats)
 	ended := make(chan error, 1)
 	go func() { ended <- s.Serve(listener) }()
 	swept := make(chan struct{})
@@ -135,11 +137,13 @@ type parts struct {
 	images   *image.Store
 	networks *network.Network
 	engine   *engine.Engine
+	stats    *stats.Collector
 }
 
 func (p *parts) close(log *slog.Logger) {
 	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
 	defer cancel()
+	p.stats.Close()
 	if err := p.images.Close(ctx); err != nil {
 		log.Warn("storage", "err", err)
 	}
@@ -167,11 +171,16 @@ func openParts(ctx context.Context, cfg *config.Config, layout pod.Layout, log *
 		return nil, fmt.Errorf("storage: %w", err)
 	}
 	p := &parts{images: images, networks: network.New(networkOptions(cfg, log))}
+	layers := rootfs.New(images.Storage(), layout.State)
 	p.engine, err = engine.New(settings, engine.Drivers{
-		Images: images, Layers: rootfs.New(images.Storage(), layout.State), Networks: p.networks, Cgroups: cgroups, Labels: labels, Log: log,
+		Images: images, Layers: layers, Networks: p.networks, Cgroups: cgroups, Labels: labels, Log: log,
 	}, bootID)
 	if err != nil {
 		return nil, errors.Join(err, images.Close(ctx))
 	}
+	p.stats = stats.New(stats.Options{
+		Layout: layout, Cgroups: cgroups, Layers: layers, Storage: images.Storage().GraphRoot(),
+		DefaultInterface: network.Interface, Groups: cfg.Stats.IncludedPodMetrics, Log: log,
+	})
 	return p, nil
 }
