@@ -6,7 +6,7 @@ _crio() {
     for ((i = 1; i < COMP_CWORD; i++)); do
         case ${COMP_WORDS[i]} in
         config|version|completion|status|selftest) command=${COMP_WORDS[i]}; break ;;
-        --config|-c|--config-dir|-d|--root|--runroot|--storage-driver|--storage-option|--storage-opt|--state-dir|--run-dir|--listen|--grpc-max-send-msg-size|--grpc-max-recv-msg-size|--default-runtime|--conmon|--pause-path|--conmon-cgroup|--default-env|--default-ulimits|--default-capabilities|--default-sysctls|--seccomp-profile|--apparmor-profile|--cdi-spec-dirs|--cgroup-manager|--log-level|--log-size-max|--ctr-stop-timeout|--pids-limit|--default-transport|--global-auth-file|--pinned-images|--signature-policy|--big-files-temporary-dir|--pull-progress-timeout|--short-name-mode|--registries-conf|--registries-conf-dir|--certs-dir|--cni-default-network|--network-dir|--cni-config-dir|--plugin-dirs|--cni-plugin-dir|--conf-template|--cache-dir|--cni-cache-dir|--included-pod-metrics) ((i++)) ;;
+        --config|-c|--config-dir|-d|--root|--runroot|--storage-driver|--storage-option|--storage-opt|--state-dir|--run-dir|--listen|--stream-address|--stream-port|--stream-idle-timeout|--stream-tls-cert|--stream-tls-key|--stream-tls-ca|--grpc-max-send-msg-size|--grpc-max-recv-msg-size|--default-runtime|--conmon|--pause-path|--conmon-cgroup|--default-env|--default-ulimits|--default-capabilities|--default-sysctls|--seccomp-profile|--apparmor-profile|--cdi-spec-dirs|--cgroup-manager|--log-level|--log-size-max|--ctr-stop-timeout|--pids-limit|--default-transport|--global-auth-file|--pinned-images|--signature-policy|--big-files-temporary-dir|--pull-progress-timeout|--short-name-mode|--registries-conf|--registries-conf-dir|--certs-dir|--cni-default-network|--network-dir|--cni-config-dir|--plugin-dirs|--cni-plugin-dir|--conf-template|--cache-dir|--cni-cache-dir|--included-pod-metrics) ((i++)) ;;
         esac
     done
     COMPREPLY=()
@@ -20,6 +20,12 @@ _crio() {
     :--state-dir) compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
     :--run-dir) compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
     :--listen) compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
+    :--stream-address) return ;;
+    :--stream-port) return ;;
+    :--stream-idle-timeout) return ;;
+    :--stream-tls-cert) compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
+    :--stream-tls-key) compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
+    :--stream-tls-ca) compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
     :--grpc-max-send-msg-size) return ;;
     :--grpc-max-recv-msg-size) return ;;
     :--default-runtime) return ;;
@@ -59,7 +65,7 @@ _crio() {
     selftest:--image) return ;;
     esac
     case $command in
-    "") words="config version completion status selftest --config -c --config-dir -d --root --runroot --storage-driver --storage-option --storage-opt --state-dir --run-dir --listen --grpc-max-send-msg-size --grpc-max-recv-msg-size --default-runtime --conmon --pause-path --conmon-cgroup --default-env --default-ulimits --default-capabilities --default-sysctls --seccomp-profile --apparmor-profile --cdi-spec-dirs --selinux --cgroup-manager --log-level --log-size-max --read-only --ctr-stop-timeout --pids-limit --default-transport --global-auth-file --pinned-images --signature-policy --big-files-temporary-dir --pull-progress-timeout --short-name-mode --registries-conf --registries-conf-dir --certs-dir --cni-default-network --network-dir --cni-config-dir --plugin-dirs --cni-plugin-dir --conf-template --cache-dir --cni-cache-dir --included-pod-metrics --help -h --version -v" ;;
+    "") words="config version completion status selftest --config -c --config-dir -d --root --runroot --storage-driver --storage-option --storage-opt --state-dir --run-dir --listen --stream-address --stream-port --stream-idle-timeout --stream-enable-tls --stream-tls-cert --stream-tls-key --stream-tls-ca --grpc-max-send-msg-size --grpc-max-recv-msg-size --default-runtime --conmon --pause-path --conmon-cgroup --default-env --default-ulimits --default-capabilities --default-sysctls --seccomp-profile --apparmor-profile --cdi-spec-dirs --selinux --cgroup-manager --log-level --log-size-max --read-only --ctr-stop-timeout --pids-limit --default-transport --global-auth-file --pinned-images --signature-policy --big-files-temporary-dir --pull-progress-timeout --short-name-mode --registries-conf --registries-conf-dir --certs-dir --cni-default-network --network-dir --cni-config-dir --plugin-dirs --cni-plugin-dir --conf-template --cache-dir --cni-cache-dir --included-pod-metrics --help -h --version -v" ;;
     "config") words="--default --help -h" ;;
     "version") words="--json -j --help -h" ;;
     "completion") words="bash zsh fish --help -h" ;;

@@ -86,7 +86,9 @@ int exec_main(int argc, char **argv)
 		execv(argv[2], argv + 2);
 		_exit(127);
 	}
-	/* The command holds the output now. Ours would keep it open after its end. */
+	/* The command holds them now. Ours would keep its output open after its end, and its
+	 * input after it has closed it. */
+	close(0);
 	close(1);
 	close(2);
 	if (wait_for_runtime(runtime, &status) < 0)

@@ -19,6 +19,7 @@ import (
 	"github.com/crio-minimal/crio/internal/image"
 	"github.com/crio-minimal/crio/internal/network"
 	"github.com/crio-minimal/crio/internal/stats"
+	"github.com/crio-minimal/crio/internal/stream"
 	"github.com/crio-minimal/crio/pkg/config"
 )
 
@@ -35,6 +36,15 @@ type Options struct {
 	Log    *slog.Logger
 }
 
+// Parts are what the server answers from. Their owner closes them after it.
+type Parts struct {
+	Engine   *engine.Engine
+	Images   *image.Store
+	Networks *network.Network
+	Stats    *stats.Collector
+	Streams  *stream.Server
+}
+
 // Server answers both CRI services. RPCs that it does not have answer Unimplemented.
 type Server struct {
 	cri.UnimplementedRuntimeServiceServer
@@ -44,6 +54,7 @@ type Server struct {
 	images   *image.Store
 	networks *network.Network
 	stats    *stats.Collector
+	streams  *stream.Server
 	started  time.Time
 
 	grpc *grpc.Server
@@ -55,9 +66,12 @@ type Server struct {
 	endEvents context.CancelFunc
 }
 
-// New makes a server over parts that its caller owns and closes after it.
-func New(o Options, e *engine.Engine, images *image.Store, networks *network.Network, collector *stats.Collector) *Server {
-	s := &Server{Options: o, engine: e, images: images, networks: networks, stats: collector, started: time.Now()}
+// New makes a server that does not listen yet.
+func New(o Options, parts Parts) *Server {
+	s := &Server{
+		Options: o, engine: parts.Engine, images: parts.Images, networks: parts.Networks, stats: parts.Stats, streams: parts.Streams,
+		started: time.Now(),
+	}
 	s.ending, s.endEvents = context.WithCancel(context.Background())
 	s.grpc = grpc.NewServer(
 		grpc.MaxRecvMsgSize(o.MaxReceive), grpc.MaxSendMsgSize(o.MaxSend),

@@ -19,7 +19,7 @@ const (
 // its own floor, so that packages of one floor do not know each other.
 var levels = [][]string{
 	// leaves
-	{"internal/sys", "internal/untrusted", "internal/fault", "internal/version", "internal/telemetry", "internal/event"},
+	{"internal/sys", "internal/untrusted", "internal/fault", "internal/version", "internal/telemetry", "internal/event", "internal/stdio"},
 	// values
 	{"internal/pod", "internal/spec", "pkg/config"},
 	// drivers

@@ -43,7 +43,7 @@ func conformRuntimeCases() []conformCase {
 // later are the calls that this version does not serve; TestUnservedCalls sees each
 // of them answer Unimplemented.
 var later = []string{
-	"Attach", "CheckpointContainer", "CheckpointPod", "Exec", "PortForward", "RestorePod",
+	"CheckpointContainer", "CheckpointPod", "RestorePod",
 }
 
 func conformVersion(c *conform) {

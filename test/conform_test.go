@@ -42,7 +42,7 @@ func conformCases() []conformCase {
 	return slices.Concat(
 		conformSandboxCases(), conformContainerCases(), conformResourceCases(), conformRuntimeCases(), conformIsolationCases(),
 		conformImageCases(), conformSecurityCases(), conformUsersCases(), conformSELinuxCases(), conformPathsCases(),
-		conformValuesCases(), conformStatsCases(), conformWatchCases(),
+		conformValuesCases(), conformStatsCases(), conformWatchCases(), conformStreamCases(),
 	)
 }
 

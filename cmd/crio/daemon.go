@@ -20,6 +20,7 @@ import (
 	"github.com/crio-minimal/crio/internal/rootfs"
 	"github.com/crio-minimal/crio/internal/selinux"
 	"github.com/crio-minimal/crio/internal/stats"
+	"github.com/crio-minimal/crio/internal/stream"
 	"github.com/crio-minimal/crio/internal/sys"
 	"github.com/crio-minimal/crio/internal/telemetry"
 	"github.com/crio-minimal/crio/internal/version"
@@ -101,13 +102,19 @@ func serve(ctx context.Context, cfg *config.Config, p *parts, unwanted engine.Un
 		p.engine.Close(ctx)
 		return fmt.Errorf("listen: %w", err)
 	}
+	streams, err := stream.Listen(streamOptions(cfg, log), p.engine)
+	if err != nil {
+		p.engine.Close(ctx)
+		return err
+	}
 	s := server.New(server.Options{
 		MaxReceive: cfg.API.GRPCMaxRecvMsgSize, MaxSend: cfg.API.GRPCMaxSendMsgSize,
 		SystemdCgroup: cfg.Runtime.CgroupManager == cgroup.Systemd, DefaultHandler: cfg.Runtime.DefaultRuntime,
 		Config: cfg, Log: log,
-	}, p.engine, p.images, p.networks, p.stats)
-	ended := make(chan error, 1)
+	}, server.Parts{Engine: p.engine, Images: p.images, Networks: p.networks, Stats: p.stats, Streams: streams})
+	ended := make(chan error, 2)
 	go func() { ended <- s.Serve(listener) }()
+	go func() { ended <- streams.Serve() }()
 	swept := make(chan struct{})
 	sweep, cancelSweep := context.WithCancel(ctx)
 	go func() { defer close(swept); p.engine.Sweep(sweep, unwanted) }()
@@ -126,6 +133,7 @@ func serve(ctx context.Context, cfg *config.Config, p *parts, unwanted engine.Un
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
 	defer cancel()
 	s.Stop(drain)
+	streams.Close(drain)
 	cancelSweep()
 	<-swept
 	p.engine.Close(drain)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,6 +25,7 @@ import (
 	"github.com/crio-minimal/crio/internal/oci"
 	"github.com/crio-minimal/crio/internal/pod"
 	"github.com/crio-minimal/crio/internal/spec"
+	"github.com/crio-minimal/crio/internal/stream"
 	"github.com/crio-minimal/crio/pkg/config"
 )
 
@@ -240,6 +242,17 @@ func hardLimits(held []string) (map[string]uint64, error) {
 		limits[name] = limit.Max
 	}
 	return limits, nil
+}
+
+func streamOptions(cfg *config.Config, log *slog.Logger) stream.Options {
+	a := cfg.API
+	o := stream.Options{Address: net.JoinHostPort(a.StreamAddress, a.StreamPort), Log: log}
+	// Validated: nothing else than "", which is 0, is an error.
+	o.IdleTimeout, _ = time.ParseDuration(a.StreamIdleTimeout)
+	if a.StreamEnableTLS {
+		o.TLS = &stream.Credentials{Cert: a.StreamTLSCert, Key: a.StreamTLSKey, CA: a.StreamTLSCA}
+	}
+	return o
 }
 
 func imageOptions(cfg *config.Config, log *slog.Logger) image.Options {

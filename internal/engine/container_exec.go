@@ -18,6 +18,7 @@ import (
 	"github.com/crio-minimal/crio/internal/monitor"
 	"github.com/crio-minimal/crio/internal/oci"
 	"github.com/crio-minimal/crio/internal/pod"
+	"github.com/crio-minimal/crio/internal/stdio"
 )
 
 // execPrefix begins the names of the cgroups of commands, and of the marks that say
@@ -31,55 +32,99 @@ var errExecTimeout = errors.New("the command did not end in time")
 // (ExecSyncRequest.timeout). When it or ctx ends, everything the command has forked
 // is killed before the call returns.
 func (e *Engine) ExecSync(ctx context.Context, id string, args []string, timeout time.Duration) (oci.Output, error) {
+	if timeout > 0 {
+		limited, cancel := context.WithTimeoutCause(ctx, timeout, errExecTimeout)
+		defer cancel()
+		ctx = limited
+	}
+	var out oci.Output
+	err := e.inContainer(ctx, id, args, func(r oci.Runtime, command oci.Exec) (err error) {
+		out, err = r.ExecSync(ctx, command)
+		return err
+	})
+	if errors.Is(context.Cause(ctx), errExecTimeout) && err != nil {
+		// Its own timeout, not the caller's, and not a failure.
+		return oci.Output{}, fmt.Errorf("%w: killed after %s: %w", errExecTimeout, timeout, context.DeadlineExceeded)
+	}
+	return out, err
+}
+
+// Exec is the same for a command with a client at its stdio: ctx ends with the client.
+func (e *Engine) Exec(ctx context.Context, id string, args []string, s stdio.Streams) (code int32, err error) {
+	c, err := e.running(id)
+	if err != nil {
+		return 0, err
+	}
+	done, err := e.session("exec", c.snapshot().ID)
+	if err != nil {
+		return 0, err
+	}
+	defer done()
+	err = e.inContainer(ctx, id, args, func(r oci.Runtime, command oci.Exec) (err error) {
+		command.Process.Terminal = s.TTY
+		code, err = r.Exec(ctx, command, s)
+		return err
+	})
+	return code, err
+}
+
+// running finds a container that is running, which is what exec and attach need.
+func (e *Engine) running(id string) (*container, error) {
 	c, err := e.index.container(id)
 	if err != nil {
-		return oci.Output{}, err
+		return nil, err
+	}
+	if v := c.snapshot(); v.Phase != pod.ContainerRunning {
+		return nil, fault.New(fault.FailedPrecondition, "container %s is %s, not running", v.ID, v.Phase)
+	}
+	return c, nil
+}
+
+// inContainer prepares a command, has do run it, and ends what is left of it when do
+// has failed.
+func (e *Engine) inContainer(ctx context.Context, id string, args []string, do func(oci.Runtime, oci.Exec) error) error {
+	c, err := e.running(id)
+	if err != nil {
+		return err
+	}
+	if len(args) == 0 {
+		return fault.New(fault.InvalidArgument, "cmd is empty")
 	}
 	v := c.snapshot()
-	switch {
-	case len(args) == 0:
-		return oci.Output{}, fault.New(fault.InvalidArgument, "cmd is empty")
-	case v.Phase != pod.ContainerRunning:
-		return oci.Output{}, fault.New(fault.FailedPrecondition, "container %s is %s, not running", v.ID, v.Phase)
-	}
 	s, err := e.index.sandbox(v.SandboxID)
 	if err != nil {
-		return oci.Output{}, err
+		return err
 	}
 	process, err := e.execProcess(v, args)
 	if err != nil {
-		return oci.Output{}, fmt.Errorf("exec %s: %w", v.ID, err)
-	}
-	if v.Handler.Sandbox {
-		return e.execInSandbox(ctx, v, process, timeout)
-	}
-	_, group, err := e.groups(v.Handler, v.CgroupParent, v.ID)
-	if err != nil {
-		return oci.Output{}, err
+		return fmt.Errorf("exec %s: %w", v.ID, err)
 	}
 	// Random, since a cgroup of an earlier daemon's command may still be there.
 	name := execPrefix + pod.NewID()[:16]
 	mark := filepath.Join(e.Layout.ContainerDir(v.ID), name)
+	owner := onNode(s.snapshot(), v.User)
+	command := oci.Exec{
+		StdioUID: owner.UID, StdioGID: owner.GID,
+		ID: v.ID, Process: process, Reaper: e.configured(v.Handler).Monitor, PidFile: mark + ".pid",
+	}
+	if v.Handler.Sandbox {
+		return e.inSandbox(ctx, v, command, do)
+	}
+	_, group, err := e.groups(v.Handler, v.CgroupParent, v.ID)
+	if err != nil {
+		return err
+	}
 	// The mark is the record: a daemon that finds it after a crash kills the command.
 	if err := os.WriteFile(mark, nil, 0o600); err != nil {
-		return oci.Output{}, fmt.Errorf("exec %s: %w", v.ID, err)
+		return fmt.Errorf("exec %s: %w", v.ID, err)
 	}
 	defer os.Remove(mark)
 	sub := e.execGroup(v.Handler, group, name)
 	if err := sub.Create(); err != nil {
-		return oci.Output{}, fmt.Errorf("exec %s: cgroup: %w", v.ID, err)
+		return fmt.Errorf("exec %s: cgroup: %w", v.ID, err)
 	}
-	limited, cancel := ctx, context.CancelFunc(func() {})
-	if timeout > 0 {
-		limited, cancel = context.WithTimeoutCause(ctx, timeout, errExecTimeout)
-	}
-	defer cancel()
-	stdio := onNode(s.snapshot(), v.User)
-	out, err := runtimeOf(v.Handler).ExecSync(limited, oci.Exec{
-		StdioUID: stdio.UID, StdioGID: stdio.GID,
-		ID: v.ID, Process: process, Reaper: e.configured(v.Handler).Monitor, PidFile: mark + ".pid", CgroupArgs: sub.ExecArgs(),
-	})
-	return out, e.endExec(limited, sub, err, timeout)
+	command.CgroupArgs = sub.ExecArgs()
+	return e.endExec(ctx, sub, do(runtimeOf(v.Handler), command))
 }
 
 // execGroup is the cgroup of a command, inside of its container's.
@@ -92,7 +137,7 @@ func (e *Engine) execGroup(h pod.Handler, container cgroup.Group, name string) c
 
 // endExec leaves processes behind only where the command ended by itself: a probe
 // that timed out must not accumulate, a daemon that a hook started may stay.
-func (e *Engine) endExec(ctx context.Context, sub cgroup.Group, err error, timeout time.Duration) error {
+func (e *Engine) endExec(ctx context.Context, sub cgroup.Group, err error) error {
 	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), killBudget)
 	defer cancel()
 	if err == nil {
@@ -103,14 +148,6 @@ func (e *Engine) endExec(ctx context.Context, sub cgroup.Group, err error, timeo
 	}
 	if killErr := errors.Join(sub.Kill(clean), sub.Remove(clean)); killErr != nil {
 		e.Log.Warn("a command that was given up could not be killed", "cgroup", sub.OCIPath(), "err", killErr)
-	}
-	return gaveUp(ctx, err, timeout)
-}
-
-// gaveUp tells a command's own timeout from the caller's, and from a failure.
-func gaveUp(ctx context.Context, err error, timeout time.Duration) error {
-	if errors.Is(context.Cause(ctx), errExecTimeout) {
-		return fmt.Errorf("%w: killed after %s: %w", errExecTimeout, timeout, context.DeadlineExceeded)
 	}
 	return err
 }
@@ -143,7 +180,8 @@ func (e *Engine) killExecs(ctx context.Context, v pod.Container) error {
 		if !strings.HasPrefix(entry.Name(), execPrefix) {
 			continue
 		}
-		sub := e.execGroup(v.Handler, group, strings.TrimSuffix(entry.Name(), ".pid"))
+		name, _, _ := strings.Cut(entry.Name(), ".") // the mark's, whatever else is beside it
+		sub := e.execGroup(v.Handler, group, name)
 		err = errors.Join(err, sub.Kill(ctx), sub.Remove(ctx), os.Remove(filepath.Join(dir, entry.Name())))
 	}
 	return err

@@ -52,6 +52,8 @@ const (
 	reopenBudget = 5 * time.Second
 	// killBudget bounds the wait for a killed cgroup to empty before the reason is told.
 	killBudget = 10 * time.Second
+	// dialBudget bounds the wait for a port of a pod to answer.
+	dialBudget = 10 * time.Second
 	// networkBudget bounds one CNI ADD or DEL of the whole chain of plugins.
 	networkBudget = 90 * time.Second
 )

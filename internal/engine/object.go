@@ -87,7 +87,12 @@ type sandbox struct {
 	stopping atomic.Bool
 	// paused is closed when the pause process has ended; it stays open without one.
 	paused chan struct{}
+	// over is closed when the sandbox is about to lose its network, by leave.
+	over chan struct{}
+	once sync.Once
 }
+
+func (s *sandbox) leave() { s.once.Do(func() { close(s.over) }) }
 
 type container struct {
 	object[pod.Container]
@@ -98,7 +103,7 @@ type container struct {
 }
 
 func newSandbox(v pod.Sandbox) *sandbox {
-	s := &sandbox{paused: make(chan struct{})}
+	s := &sandbox{paused: make(chan struct{}), over: make(chan struct{})}
 	s.value.Store(&v)
 	return s
 }

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/crio-minimal/crio/internal/pod"
 )
 
 // operation is work that outlives the RPC that asked for it. Whoever asks for the
@@ -94,6 +96,22 @@ func (e *Engine) watch(key opKey, work func(context.Context)) *operation {
 		ops.end(name, op)
 	})
 	return op
+}
+
+// session makes what a client holds open visible, without a deadline of its own: it ends
+// with the client. Whoever gets done calls it at the end.
+func (e *Engine) session(kind, object string) (done func(), err error) {
+	ops := &e.ops
+	ops.mu.Lock()
+	defer ops.mu.Unlock()
+	if ops.closed {
+		return nil, errEnding
+	}
+	// Each is one of its own.
+	name := kind + "\x00" + pod.NewID()
+	op := ops.begin(name, opKey{kind, object})
+	op.stage("open")
+	return func() { ops.end(name, op) }, nil
 }
 
 // begin needs ops.mu.

@@ -9,9 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/crio-minimal/crio/internal/fault"
@@ -82,31 +80,25 @@ func checkInRuntimeSandbox(config *cri.ContainerConfig, h pod.Handler) error {
 	return nil
 }
 
-// execInSandbox runs a command by the runtime alone, which stays beside it and ends with
-// its exit code.
-func (e *Engine) execInSandbox(ctx context.Context, v pod.Container, process *specs.Process, timeout time.Duration) (oci.Output, error) {
-	command := oci.Exec{ID: v.ID, Process: process, PidFile: filepath.Join(e.Layout.ContainerDir(v.ID), execPrefix+pod.NewID()[:16]+".pid")}
+// inSandbox is inContainer for a command that runs by the runtime alone, which stays
+// beside it and ends with its exit code.
+func (e *Engine) inSandbox(ctx context.Context, v pod.Container, command oci.Exec, do func(oci.Runtime, oci.Exec) error) error {
 	// Empty until the command runs. A daemon that finds it after a crash kills the command.
 	if err := os.WriteFile(command.PidFile, nil, 0o600); err != nil {
-		return oci.Output{}, fmt.Errorf("exec %s: %w", v.ID, err)
+		return fmt.Errorf("exec %s: %w", v.ID, err)
 	}
 	defer os.Remove(command.PidFile)
-	limited, cancel := ctx, context.CancelFunc(func() {})
-	if timeout > 0 {
-		limited, cancel = context.WithTimeoutCause(ctx, timeout, errExecTimeout)
-	}
-	defer cancel()
 	r := runtimeOf(v.Handler)
-	out, err := r.ExecSync(limited, command)
-	if limited.Err() == nil || err == nil {
-		return out, err
+	err := do(r, command)
+	if ctx.Err() == nil || err == nil {
+		return err
 	}
 	clean, cancelClean := context.WithTimeout(context.WithoutCancel(ctx), killBudget)
 	defer cancelClean()
 	if killErr := r.KillCommand(clean, command); killErr != nil {
 		e.Log.Warn("a command that was given up could not be killed", "container", v.ID, "err", killErr)
 	}
-	return out, gaveUp(limited, err, timeout)
+	return err
 }
 
 // killExecsInSandbox is killExecs for commands that only the runtime can reach.
@@ -116,7 +108,7 @@ func (e *Engine) killExecsInSandbox(ctx context.Context, v pod.Container) error 
 		return nil
 	}
 	for _, entry := range entries {
-		if !strings.HasPrefix(entry.Name(), execPrefix) {
+		if !strings.HasPrefix(entry.Name(), execPrefix) || !entry.Type().IsRegular() {
 			continue
 		}
 		command := oci.Exec{ID: v.ID, PidFile: filepath.Join(e.Layout.ContainerDir(v.ID), entry.Name())}

@@ -82,6 +82,7 @@ func (e *Engine) quietSandbox(ctx context.Context, op *operation, s *sandbox) er
 	if err := e.stopPause(ctx, s); err != nil {
 		return err
 	}
+	s.leave()
 	op.stage("cni del")
 	if err := e.deleteNetwork(ctx, v); err != nil {
 		return err

@@ -8,33 +8,29 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"syscall"
-	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/crio-minimal/crio/internal/stdio"
 )
-
-// MaxOutput is the most that ExecSync returns of one stream; what is beyond is
-// dropped without an error (ExecSyncResponse.stdout, .stderr).
-const MaxOutput = 16 << 20
-
-// drainTime is how long the output of a finished command is waited for when a
-// process that it left behind holds a pipe open.
-const drainTime = 200 * time.Millisecond
 
 // Exec is one command to run in a running container.
 type Exec struct {
-	ID      string
+	ID string
+	// Process has Terminal set where the command is to have one.
 	Process *specs.Process
 	// Reaper is the monitor's binary: its exec mode becomes the parent of the command.
 	// The runtime itself cannot stay the parent, for it would wait for whoever the
 	// command leaves behind with its output.
 	Reaper string
 	// PidFile is made by the runtime and removed at the end; for a runtime with a sandbox
-	// it is the caller's to make and to remove, and what KillCommand needs.
+	// it is the caller's to make and to remove, and what KillCommand needs. Beside it is,
+	// for a moment, the socket by which a terminal comes.
 	PidFile string
 	// StdioUID and StdioGID are whose the pipes of the command are, by the IDs of the node.
 	StdioUID, StdioGID int
@@ -43,25 +39,24 @@ type Exec struct {
 	CgroupArgs []string
 }
 
-// Output of a finished command.
-type Output struct {
-	Stdout, Stderr []byte
-	ExitCode       int32
-}
-
-// ExecSync runs the command to its end and returns its output. When ctx ends first
-// the runtime is killed and ctx's error returned; the command itself is the caller's
-// to kill, by its cgroup. An error otherwise means that the
-// command did not run.
-func (r Runtime) ExecSync(ctx context.Context, e Exec) (Output, error) {
+// Exec runs the command to its end and returns its exit code, in the shell's form: 128+n
+// for signal n. When ctx ends first the runtime is killed and ctx's error returned; the
+// command itself is the caller's to kill, by its cgroup. An error otherwise means that
+// the command did not run, or that its output was not taken.
+func (r Runtime) Exec(ctx context.Context, e Exec, s stdio.Streams) (code int32, err error) {
+	defer func() {
+		if err != nil && ctx.Err() == nil {
+			err = fmt.Errorf("exec %s: %w", e.ID, err)
+		}
+	}()
 	process, err := processFile(e.Process)
 	if err != nil {
-		return Output{}, fmt.Errorf("exec %s: %w", e.ID, err)
+		return 0, err
 	}
 	defer process.Close()
 	log, err := memfile("exec-log")
 	if err != nil {
-		return Output{}, fmt.Errorf("exec %s: %w", e.ID, err)
+		return 0, err
 	}
 	defer log.Close()
 
@@ -69,41 +64,20 @@ func (r Runtime) ExecSync(ctx context.Context, e Exec) (Output, error) {
 	if !r.Sandbox {
 		defer os.Remove(e.PidFile)
 	}
-	cmd.Dir = "/"
+	// Paths are short in it, whatever the layout: that of a socket has 107 bytes.
+	cmd.Dir = filepath.Dir(e.PidFile)
 	cmd.ExtraFiles = []*os.File{process, log}
 	// Its own process group: a signal to the daemon's must not reach it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	stdout, err := newStream()
-	if err != nil {
-		return Output{}, fmt.Errorf("exec %s: %w", e.ID, err)
+	run := runPipes
+	if e.Process.Terminal {
+		run = runTerminal
 	}
-	defer stdout.close()
-	stderr, err := newStream()
-	if err != nil {
-		return Output{}, fmt.Errorf("exec %s: %w", e.ID, err)
+	code, err = run(ctx, cmd, e, s)
+	if text := loggedError(log); err == nil && code != 0 && text != "" {
+		return 0, errors.New(text)
 	}
-	defer stderr.close()
-	for _, s := range []*stream{stdout, stderr} {
-		if err := s.w.Chown(e.StdioUID, e.StdioGID); err != nil {
-			return Output{}, fmt.Errorf("exec %s: %w", e.ID, err)
-		}
-	}
-	cmd.Stdout, cmd.Stderr = stdout.w, stderr.w
-	if err := cmd.Start(); err != nil {
-		return Output{}, fmt.Errorf("exec %s: %w", e.ID, err)
-	}
-	stdout.start()
-	stderr.start()
-	code, err := wait(ctx, cmd)
-	stdout.finish()
-	stderr.finish()
-	if err != nil {
-		return Output{}, err
-	}
-	if text := loggedError(log); code != 0 && text != "" {
-		return Output{}, fmt.Errorf("exec %s: %s", e.ID, text)
-	}
-	return Output{Stdout: stdout.kept, Stderr: stderr.kept, ExitCode: code}, nil
+	return code, err
 }
 
 // command is what runs the process description and logs into the extra files, 3 and 4 in
@@ -111,12 +85,17 @@ func (r Runtime) ExecSync(ctx context.Context, e Exec) (Output, error) {
 // One with a sandbox has nothing on the node that a reaper could wait for.
 func (r Runtime) command(e Exec) *exec.Cmd {
 	global := append(r.GlobalArgs(), "--log", "/proc/self/fd/4", "--log-format", "json", "exec", "--process", "/proc/self/fd/3")
+	if e.Process.Terminal {
+		global = append(global, "--console-socket", filepath.Base(e.consolePath()))
+	}
 	if r.Sandbox {
 		return exec.Command(r.Path, append(global, "--internal-pid-file", e.PidFile, e.ID)...)
 	}
 	return exec.Command(e.Reaper, slices.Concat([]string{"exec", e.PidFile, e.oomScoreAdj(), r.Path}, global,
 		[]string{"--detach", "--pid-file", e.PidFile}, e.CgroupArgs, []string{e.ID})...)
 }
+
+func (e Exec) consolePath() string { return e.PidFile + ".tty" }
 
 // oomScoreAdj is the process's, which runtimes do not give to a command.
 func (e Exec) oomScoreAdj() string {
@@ -126,7 +105,84 @@ func (e Exec) oomScoreAdj() string {
 	return strconv.Itoa(*e.Process.OOMScoreAdj)
 }
 
-// wait returns the exit code in the shell's form: 128+n for signal n.
+// pipes are those of one command, and whose they are.
+type pipes struct {
+	uid, gid     int
+	theirs, ours []*os.File
+}
+
+// make returns the command's end and ours.
+func (p *pipes) make(commandReads bool) (theirs, ours *os.File, err error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, nil, err
+	}
+	theirs, ours = w, r
+	if commandReads {
+		theirs, ours = r, w
+	}
+	p.theirs, p.ours = append(p.theirs, theirs), append(p.ours, ours)
+	return theirs, ours, theirs.Chown(p.uid, p.gid)
+}
+
+// runPipes runs a command that has pipes for what the client takes part in, and
+// /dev/null for the rest.
+func runPipes(ctx context.Context, cmd *exec.Cmd, e Exec, s stdio.Streams) (int32, error) {
+	p := pipes{uid: e.StdioUID, gid: e.StdioGID}
+	defer func() { closeFiles(p.theirs); closeFiles(p.ours) }()
+	var in, out, errs *os.File
+	if s.Input != nil {
+		theirs, ours, err := p.make(true)
+		if err != nil {
+			return 0, err
+		}
+		cmd.Stdin, in = theirs, ours
+	}
+	if s.Out != nil {
+		theirs, ours, err := p.make(false)
+		if err != nil {
+			return 0, err
+		}
+		cmd.Stdout, out = theirs, ours
+	}
+	if s.Err != nil {
+		theirs, ours, err := p.make(false)
+		if err != nil {
+			return 0, err
+		}
+		cmd.Stderr, errs = theirs, ours
+	}
+	if err := cmd.Start(); err != nil {
+		return 0, err
+	}
+	closeFiles(p.theirs)
+	if in != nil {
+		s.Input(in)
+	}
+	var copies []*stdio.Output
+	if out != nil {
+		copies = append(copies, stdio.CopyOutput(s.Out, out))
+	}
+	if errs != nil {
+		copies = append(copies, stdio.CopyOutput(s.Err, errs))
+	}
+	code, err := wait(ctx, cmd)
+	if err != nil {
+		closeFiles(p.ours) // nobody waits for the rest
+	}
+	for _, c := range copies {
+		err = errors.Join(err, c.Finish())
+	}
+	return code, err
+}
+
+func closeFiles(files []*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
+}
+
+// wait returns the exit code in the shell's form.
 func wait(ctx context.Context, cmd *exec.Cmd) (int32, error) {
 	done := make(chan error, 1)
 	go func() { done <- cmd.Wait() }()
@@ -139,7 +195,7 @@ func wait(ctx context.Context, cmd *exec.Cmd) (int32, error) {
 	}
 	status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus)
 	if !ok {
-		return 0, errors.New("exec: the wait status has an unknown type")
+		return 0, errors.New("the wait status has an unknown type")
 	}
 	if status.Signaled() {
 		return 128 + int32(status.Signal()), nil
@@ -187,48 +243,4 @@ func loggedError(log *os.File) string {
 			text = line.Msg
 		}
 	}
-}
-
-// stream collects one output of a command, up to MaxOutput.
-type stream struct {
-	r, w *os.File
-	done chan struct{}
-	kept []byte // the reader's until done is closed
-}
-
-func newStream() (*stream, error) {
-	r, w, err := os.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	return &stream{r: r, w: w, done: make(chan struct{})}, nil
-}
-
-// start begins to read; our copy of the write end goes, so that EOF can come.
-func (s *stream) start() {
-	s.w.Close()
-	go func() {
-		defer close(s.done)
-		buf := make([]byte, 32<<10)
-		for {
-			n, err := s.r.Read(buf)
-			s.kept = append(s.kept, buf[:min(n, MaxOutput-len(s.kept))]...)
-			if err != nil {
-				return
-			}
-		}
-	}()
-}
-
-// finish waits for EOF, at most drainTime, and ends the reader.
-func (s *stream) finish() {
-	if err := s.r.SetReadDeadline(time.Now().Add(drainTime)); err != nil {
-		s.r.Close()
-	}
-	<-s.done
-}
-
-func (s *stream) close() {
-	s.r.Close()
-	s.w.Close()
 }

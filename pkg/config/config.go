@@ -40,6 +40,13 @@ type Config struct {
 // API is the table [crio.api].
 type API struct {
 	Listen             string `toml:"listen" rule:"abs,required" doc:"Path of the unix socket that serves CRI."`
+	StreamAddress      string `toml:"stream_address" doc:"Address on which the sessions of exec, attach and port-forward are served to the kubelet."`
+	StreamPort         string `toml:"stream_port" rule:"port" doc:"Port of stream_address; 0 takes a free one."`
+	StreamIdleTimeout  string `toml:"stream_idle_timeout" rule:"duration" doc:"How long a session may be open without a byte moving, such as 4h. Empty: forever."`
+	StreamEnableTLS    bool   `toml:"stream_enable_tls" doc:"Serve sessions over TLS."`
+	StreamTLSCert      string `toml:"stream_tls_cert" rule:"abs" doc:"Certificate (PEM) for stream_enable_tls. A file that has changed is read anew."`
+	StreamTLSKey       string `toml:"stream_tls_key" rule:"abs" doc:"Key (PEM) of stream_tls_cert."`
+	StreamTLSCA        string `toml:"stream_tls_ca" rule:"abs" doc:"Authorities (PEM) of which clients must have a certificate. Empty: clients need none."`
 	GRPCMaxSendMsgSize int    `toml:"grpc_max_send_msg_size" rule:"positive" doc:"Largest gRPC message that is sent, in bytes."`
 	GRPCMaxRecvMsgSize int    `toml:"grpc_max_recv_msg_size" rule:"positive" doc:"Largest gRPC message that is accepted, in bytes."`
 }
@@ -126,6 +133,8 @@ func Default() *Config {
 		RunDir:   "/run/crio",
 		API: API{
 			Listen:             "/var/run/crio/crio.sock",
+			StreamAddress:      "127.0.0.1",
+			StreamPort:         "0",
 			GRPCMaxSendMsgSize: maxMsgSize,
 			GRPCMaxRecvMsgSize: maxMsgSize,
 		},

@@ -13,8 +13,7 @@ func unserved() []string {
 		}
 	}
 	add("crio", `imagestore log_dir version_file version_file_persist clean_shutdown_file internal_wipe internal_repair`)
-	add("crio.api", `stream_address stream_port stream_enable_tls stream_tls_cert stream_tls_key stream_tls_ca
-		stream_idle_timeout tls_min_version tls_cipher_suites`)
+	add("crio.api", `tls_min_version tls_cipher_suites`)
 	add("crio.runtime", `no_pivot decryption_keys_path conmon_env add_inheritable_capabilities allowed_devices
 		additional_devices device_ownership_from_security_context hooks_dir default_mounts_file
 		default_mounts log_filter log_to_journald hostnetwork_disable_selinux privileged_seccomp_profile

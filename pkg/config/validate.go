@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Validate checks every value against the rule tags and the values against each other.
@@ -55,6 +56,9 @@ func (c *Config) validateTogether() []error {
 			problems = append(problems, c.problem("crio.runtime.default_runtime",
 				fmt.Errorf("%q has no table: add [%s] or name one that has", name, handlerPrefix(name))))
 		}
+	}
+	if a := c.API; a.StreamEnableTLS && (a.StreamTLSCert == "" || a.StreamTLSKey == "") {
+		problems = append(problems, c.problem("crio.api.stream_enable_tls", errors.New("needs stream_tls_cert and stream_tls_key: set both")))
 	}
 	for _, pair := range []struct{ key, other, a, b string }{
 		{"crio.runroot", "crio.root", c.RunRoot, c.Root},
@@ -137,6 +141,14 @@ func checkText(rule, argument, s string) error {
 	case "abs":
 		if !filepath.IsAbs(s) {
 			return fmt.Errorf("%q is no absolute path: let it begin with /", s)
+		}
+	case "port":
+		if _, err := strconv.ParseUint(s, 10, 16); err != nil {
+			return fmt.Errorf("%q is no port: use a number from 0 to 65535", s)
+		}
+	case "duration":
+		if d, err := time.ParseDuration(s); err != nil || d < 0 {
+			return fmt.Errorf("%q is no duration: write it as in 30s, 5m or 4h", s)
 		}
 	case "oneof":
 		if choices := strings.Fields(argument); !slices.Contains(choices, s) {

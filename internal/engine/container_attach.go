@@ -1,0 +1,93 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/crio-minimal/crio/internal/fault"
+	"github.com/crio-minimal/crio/internal/monitor"
+	"github.com/crio-minimal/crio/internal/stdio"
+)
+
+// Runnable refuses a container in which no command can run now, and returns the whole ID.
+func (e *Engine) Runnable(id string) (string, error) {
+	c, err := e.running(id)
+	if err != nil {
+		return "", err
+	}
+	return c.snapshot().ID, nil
+}
+
+// Attachable is the same for attach: what it takes part in has to be there.
+func (e *Engine) Attachable(id string, tty, stdin bool) (string, error) {
+	c, err := e.running(id)
+	if err != nil {
+		return "", err
+	}
+	v := c.snapshot()
+	switch {
+	case tty != v.Config.GetTty():
+		return "", fault.New(fault.InvalidArgument, "tty: %t, but container %s has tty: %t", tty, v.ID, v.Config.GetTty())
+	case stdin && !v.Config.GetStdin():
+		return "", fault.New(fault.FailedPrecondition, "stdin: container %s was made without: set stdin in its ContainerConfig", v.ID)
+	}
+	return v.ID, nil
+}
+
+// Attach joins a client to the stdio of a running container until the container has no
+// more output, or ctx ends. A client that is too slow is left behind by the monitor, and
+// gets an error; the container waits for nobody. Where there is no output to wait for,
+// the end of the container is what ends it.
+func (e *Engine) Attach(ctx context.Context, id string, s stdio.Streams) error {
+	c, err := e.running(id)
+	if err != nil {
+		return err
+	}
+	v, conn := c.snapshot(), c.conn.Load()
+	done, err := e.session("attach", v.ID)
+	if err != nil {
+		return err
+	}
+	defer done()
+	a, err := monitor.Attach(ctx, e.Layout.ContainerDir(v.ID), monitor.Streams{Stdin: s.Input != nil, Stdout: s.Out != nil, Stderr: s.Err != nil})
+	switch {
+	case errors.Is(err, monitor.ErrGone), errors.Is(err, unix.ESRCH):
+		return fault.New(fault.FailedPrecondition, "attach %s: the container has just ended", v.ID)
+	case errors.Is(err, unix.EUSERS):
+		return fault.New(fault.ResourceExhausted, "attach %s: as many clients as its monitor takes are attached", v.ID)
+	case err != nil:
+		return err
+	}
+	defer a.Close()
+	defer context.AfterFunc(ctx, func() { a.Close() })()
+	if s.Resized != nil && conn != nil {
+		s.Resized(func(rows, cols uint16) {
+			bounded, cancel := context.WithTimeout(ctx, reopenBudget)
+			defer cancel()
+			if err := conn.Resize(bounded, rows, cols); err != nil {
+				e.Log.Debug("terminal keeps its size", "container", v.ID, "err", err)
+			}
+		})
+	}
+	if s.Input != nil {
+		s.Input(attachedInput{a})
+	}
+	if err := a.Copy(s.Out, s.Err); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return fmt.Errorf("attach %s: %w", v.ID, err)
+	}
+	return nil
+}
+
+// attachedInput closes the input alone.
+type attachedInput struct{ *monitor.Attachment }
+
+func (a attachedInput) Close() error { return a.CloseWrite() }
+
+var _ io.WriteCloser = attachedInput{}

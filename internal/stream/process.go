@@ -1,0 +1,136 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+
+	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
+	"k8s.io/utils/exec"
+
+	"github.com/crio-minimal/crio/internal/stdio"
+)
+
+// Process says in which of its stdio a client takes part.
+type Process struct {
+	// Container is the whole ID.
+	Container                  string
+	Stdin, Stdout, Stderr, TTY bool
+}
+
+// Exec returns the URL at which a client finds the command.
+func (s *Server) Exec(p Process, cmd []string) (string, error) {
+	return s.url(offer{kind: "exec", object: p.Container, run: func(x *session, w http.ResponseWriter, r *http.Request) {
+		remotecommand.ServeExec(w, r, process{x, p}, "", "", p.Container, cmd, p.options(), 0, createTimeout, remotecommand.SupportedStreamingProtocols)
+	}})
+}
+
+// Attach returns the URL at which a client finds the container's stdio.
+func (s *Server) Attach(p Process) (string, error) {
+	return s.url(offer{kind: "attach", object: p.Container, run: func(x *session, w http.ResponseWriter, r *http.Request) {
+		remotecommand.ServeAttach(w, r, process{x, p}, "", "", p.Container, p.options(), 0, createTimeout, remotecommand.SupportedStreamingProtocols)
+	}})
+}
+
+func (p Process) options() *remotecommand.Options {
+	return &remotecommand.Options{Stdin: p.Stdin, Stdout: p.Stdout, Stderr: p.Stderr, TTY: p.TTY}
+}
+
+// process is what cri-streaming calls once the client's streams are there. It closes
+// the connection when the call returns.
+type process struct {
+	*session
+	wanted Process
+}
+
+// ExecInContainer is remotecommand.Executor's.
+func (p process) ExecInContainer(_ context.Context, _, _, container string, cmd []string, in io.Reader, out, errs io.WriteCloser, _ bool, resize <-chan remotecommand.TerminalSize, _ time.Duration) error {
+	code, err := p.server.runtime.Exec(p.ctx, container, cmd, p.streams(in, out, errs, resize))
+	if p.err = p.why(err); p.err != nil {
+		return p.err
+	}
+	if code != 0 {
+		// The library puts what follows behind words of its own.
+		return exec.CodeExitError{Code: int(code), Err: fmt.Errorf("exit status %d", code)}
+	}
+	return nil
+}
+
+// AttachContainer is remotecommand.Attacher's.
+func (p process) AttachContainer(_ context.Context, _, _, container string, in io.Reader, out, errs io.WriteCloser, _ bool, resize <-chan remotecommand.TerminalSize) error {
+	p.err = p.why(p.server.runtime.Attach(p.ctx, container, p.streams(in, out, errs, resize)))
+	return p.err
+}
+
+// streams are the client's ends. What the client did not ask for is there all the same
+// with some protocols, and is not to be used.
+func (p process) streams(in io.Reader, out, errs io.Writer, resize <-chan remotecommand.TerminalSize) stdio.Streams {
+	s := stdio.Streams{TTY: p.wanted.TTY}
+	if p.wanted.Stdin {
+		s.Input = func(w io.WriteCloser) { p.group.Go(func() { p.copyInput(w, in) }) }
+	} else {
+		p.noInput()
+	}
+	if p.wanted.Stdout {
+		s.Out = out
+	}
+	if p.wanted.Stderr {
+		s.Err = errs
+	}
+	if resize == nil {
+		return s
+	}
+	sizes := &sizes{}
+	p.group.Go(func() {
+		for size := range resize {
+			sizes.tell(size)
+		}
+	})
+	if p.wanted.TTY {
+		s.Resized = sizes.follow
+	}
+	return s
+}
+
+// copyInput takes all that the client sends, also when nobody wants it any more: what
+// is left lying would keep the other streams of the connection from moving.
+func (p process) copyInput(w io.WriteCloser, in io.Reader) {
+	_, err := io.Copy(w, in)
+	err = errors.Join(err, w.Close())
+	p.noInput()
+	if err != nil {
+		_, _ = io.Copy(io.Discard, in)
+	}
+}
+
+// sizes keeps the last size for a terminal that does not exist yet.
+type sizes struct {
+	mu   sync.Mutex // also orders the calls of set
+	last remotecommand.TerminalSize
+	set  func(rows, cols uint16)
+}
+
+func (z *sizes) tell(size remotecommand.TerminalSize) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	z.last = size
+	z.apply()
+}
+
+func (z *sizes) follow(set func(rows, cols uint16)) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	z.set = set
+	z.apply()
+}
+
+// apply needs z.mu. A size without an extent is none.
+func (z *sizes) apply() {
+	if z.set != nil && z.last.Width > 0 && z.last.Height > 0 {
+		z.set(z.last.Height, z.last.Width)
+	}
+}

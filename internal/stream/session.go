@@ -1,0 +1,131 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/crio-minimal/crio/internal/sys"
+)
+
+// errGone ends a session whose client's connection has ended.
+var errGone = errors.New("the client has gone")
+
+// errOver ends a session whose pod is being stopped.
+var errOver = errors.New("the pod is being stopped")
+
+// session is one request. What it starts is in its group.
+type session struct {
+	server *Server
+	offer
+	conn   *conn
+	ctx    context.Context // its cause says who ended it
+	cancel context.CancelCauseFunc
+	group  sync.WaitGroup
+	mu     sync.Mutex
+	ended  bool // guarded by mu: nobody joins the group any more
+	// input is closed when what the client has sent was delivered, or nobody wants it.
+	input     chan struct{}
+	inputOnce sync.Once
+	err       error // how it ended, for the log
+}
+
+// serve runs the session that a URL stands for.
+func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
+	of, ok := s.offers.take(r.PathValue("kind"), r.PathValue("token"))
+	switch {
+	case r.Method != http.MethodGet && r.Method != http.MethodPost:
+		http.Error(w, "GET or POST", http.StatusMethodNotAllowed)
+		return
+	case !ok:
+		http.NotFound(w, r)
+		return
+	case !s.begin():
+		http.Error(w, errEnding.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	defer s.sessions.Done()
+	x := &session{server: s, offer: of, conn: r.Context().Value(connKey{}).(*conn), input: make(chan struct{})}
+	x.ctx, x.cancel = context.WithCancelCause(s.ctx)
+	begun := time.Now()
+	hangup, err := sys.WatchHangup(x.conn.TCPConn)
+	if err != nil {
+		x.cancel(nil)
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	x.watch(hangup)
+	of.run(x, w, r.WithContext(x.ctx))
+	x.cancel(nil)
+	x.mu.Lock()
+	x.ended = true
+	x.mu.Unlock()
+	// What still reads from the client ends with the connection.
+	x.conn.Close()
+	_ = hangup.Close() // which ends its wait
+	x.group.Wait()
+	<-x.conn.closed
+	s.Log.Debug("session", "kind", of.kind, "object", of.object, "took", time.Since(begun), "err", x.err)
+}
+
+// begin counts a session, unless the server is closing.
+func (s *Server) begin() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.sessions.Add(1)
+	return true
+}
+
+// watch ends the session with its client, whose last input has a moment to arrive, and
+// with its pod. Where nobody takes its input, the socket alone tells that it has gone.
+func (x *session) watch(hangup *sys.Hangup) {
+	x.group.Go(func() {
+		if hangup.Wait() == nil {
+			x.conn.ended()
+		}
+	})
+	x.group.Go(func() {
+		select {
+		case <-x.conn.gone:
+			patience := time.NewTimer(lastInput)
+			defer patience.Stop()
+			select {
+			case <-x.input:
+			case <-patience.C:
+			case <-x.ctx.Done():
+			}
+			x.cancel(errGone)
+		case <-x.over:
+			x.cancel(errOver)
+			x.conn.Close()
+		case <-x.ctx.Done():
+		}
+	})
+}
+
+// noInput says that there is no more input to deliver.
+func (x *session) noInput() { x.inputOnce.Do(func() { close(x.input) }) }
+
+// join has the session wait for the caller, until leave, unless it has ended.
+func (x *session) join() (leave func(), err error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.ended {
+		return nil, errGone
+	}
+	x.group.Add(1)
+	return x.group.Done, nil
+}
+
+// why replaces an error that only tells of the session's end by its cause.
+func (x *session) why(err error) error {
+	if cause := context.Cause(x.ctx); cause != nil && err != nil {
+		return cause
+	}
+	return err
+}
