@@ -13,7 +13,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 NODE := runc:runc /usr/lib/cni/bridge:containernetworking-plugins iptables:iptables
 TOOLS := gcc:gcc /usr/include/stdio.h:libc6-dev make:make musl-gcc:musl-tools git:git /etc/ssl/certs/ca-certificates.crt:ca-certificates
 TESTS := crun:crun docker-registry:docker-registry skopeo:skopeo /bin/busybox:busybox-static ip:iproute2 umount:mount runsc:runsc \
-	valgrind:valgrind clang-format:clang-format conmon:conmon curl:curl pkg-config:pkg-config \
+	strace:strace valgrind:valgrind clang-format:clang-format conmon:conmon curl:curl pkg-config:pkg-config \
 	/usr/include/seccomp.h:libseccomp-dev /usr/include/sys/capability.h:libcap-dev /usr/include/yajl/yajl_version.h:libyajl-dev
 HASH := \#
 MISSING = $(shell for w in $(NODE) $(TOOLS) $(WANTED); do command -v $${w%%:*} >/dev/null || [ -e $${w%%:*} ] || echo $${w$(HASH)$(HASH)*:}; done)
@@ -58,6 +58,27 @@ $(BUILD)/runtimes/crun:
 	$(MAKE) -s -C $(BUILD)/source/crun git-version.h crun
 	mv $(BUILD)/source/crun/crun $@
 	rm -rf $(BUILD)/source
+
+# Another runtime, to be measured beside ours.
+CONTAINERD := github.com/containerd/containerd/v2
+peer: $(BUILD)/peer/containerd
+$(BUILD)/peer/containerd:
+	mkdir -p $(@D)
+	GOBIN=$(@D) $(GO) install $(CONTAINERD)/cmd/containerd@v2.4.2 $(CONTAINERD)/cmd/containerd-shim-runc-v2@v2.4.2
+
+# Against the floor, on a machine that does nothing else. BENCH has options: build/bench -h
+# tells them. bench-check fails where a ratio is worse than the one committed, bench-ratios
+# makes those of the last run the committed ones.
+BENCH =
+RATIOS := test/bench/ratios.json
+bench bench-check: WANTED = $(TESTS)
+bench bench-check: deps
+	$(MAKE) all runtimes peer
+	$(GO) build -tags '$(TAGS)' -o $(BUILD)/bench ./test/bench
+	$(BUILD)/bench -build $(BUILD) -runtimes $(BUILD)/runtimes -peer $(BUILD)/peer/containerd -json $(BUILD)/bench.json $(if $(filter bench-check,$@),-check $(RATIOS)) $(BENCH)
+
+bench-ratios:
+	$(BUILD)/bench -from $(BUILD)/bench.json -write $(RATIOS)
 
 # One package at a time: some measure.
 unit:
@@ -118,4 +139,4 @@ install: all
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all deps demo test runtimes unit integration test-kubelet test-kubelet-module lint generate install clean
+.PHONY: all deps demo test runtimes peer bench bench-check bench-ratios unit integration test-kubelet test-kubelet-module lint generate install clean

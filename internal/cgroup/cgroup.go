@@ -63,8 +63,11 @@ type Tree struct {
 // base is where every distribution mounts the hierarchies.
 const base = "/sys/fs/cgroup"
 
-// wholeTree is the key of the v2 mount in Tree.roots.
-const wholeTree = ""
+// Keys of a v2 mount in Tree.roots: where it is all, and beside v1 on a hybrid node.
+const (
+	wholeTree  = ""
+	hybridTree = "unified"
+)
 
 // Open finds the hierarchies. v2 is what /sys/fs/cgroup itself is mounted as; a
 // hybrid machine, whose controllers are in v1 hierarchies, is v1.
@@ -114,7 +117,7 @@ func (t *Tree) findV1(mountinfo io.Reader) error {
 		}
 		if tail[0] == "cgroup2" {
 			// A hybrid machine: the runtime makes the container's group here too.
-			t.roots["unified"] = fields[4]
+			t.roots[hybridTree] = fields[4]
 		}
 		if tail[0] != "cgroup" {
 			continue
@@ -361,6 +364,10 @@ func (t *Tree) group(p, oci string) Group {
 			g.pids = dir
 		case "freezer":
 			g.freezer = dir
+		case "cpuset":
+			g.cpuset = dir
+		case hybridTree:
+			g.unified = dir
 		}
 	}
 	slices.Sort(g.dirs)

@@ -30,6 +30,9 @@ type Group struct {
 	// memory, pids and freezer are those of dirs with these controllers. Every
 	// process of the group is in pids, whatever else a sub-group is made in.
 	memory, pids, freezer string
+	// In v1 alone: cpuset is the one whose new groups are useless until they are filled,
+	// unified the one that is a v2 hierarchy, on a hybrid node.
+	cpuset, unified string
 	// everywhere: a group inside that is in all hierarchies.
 	everywhere bool
 }
@@ -96,9 +99,16 @@ func (g Group) Sub(name string) Group {
 // which ones. What it uses is charged to the container all the same.
 func (g Group) SubEverywhere(name string) Group {
 	s := g.Sub(name)
+	within := func(dir string) string {
+		if dir == "" {
+			return ""
+		}
+		return filepath.Join(dir, name)
+	}
 	s.everywhere, s.dirs = true, nil
+	s.cpuset, s.unified = within(g.cpuset), within(g.unified)
 	for _, dir := range g.dirs {
-		s.dirs = append(s.dirs, filepath.Join(dir, name))
+		s.dirs = append(s.dirs, within(dir))
 	}
 	return s
 }
@@ -135,9 +145,12 @@ func (g Group) Create() error {
 		if err != nil {
 			return fmt.Errorf("cgroup: %w", err)
 		}
-		if err := fillCpuset(dir); err != nil {
-			return fmt.Errorf("cgroup %s: %w", dir, err)
-		}
+	}
+	if g.cpuset == "" {
+		return nil
+	}
+	if err := fillCpuset(g.cpuset); err != nil {
+		return fmt.Errorf("cgroup %s: %w", g.cpuset, err)
 	}
 	return nil
 }
@@ -159,9 +172,6 @@ func fillCpuset(dir string) error {
 			}
 		}
 		if data, err = os.ReadFile(filepath.Join(filepath.Dir(dir), name)); err != nil {
-			if errors.Is(err, fs.ErrNotExist) {
-				return nil // v2: the file is there only where the controller is
-			}
 			return err
 		}
 		if strings.TrimSpace(string(data)) == "" {
@@ -174,11 +184,17 @@ func fillCpuset(dir string) error {
 	return nil
 }
 
-// JoinFiles are the cgroup.procs files into which a process writes itself.
+// JoinFiles are the files into which a process of one thread writes "0" to join. Those
+// of v1 move that thread alone: cgroup.procs would hold up the forks of the whole node,
+// and take a grace period of RCU (10 ms) before it does.
 func (g Group) JoinFiles() []string {
 	var files []string
 	for _, dir := range g.dirs {
-		files = append(files, filepath.Join(dir, "cgroup.procs"))
+		name := "tasks"
+		if g.version == 2 || dir == g.unified {
+			name = "cgroup.procs"
+		}
+		files = append(files, filepath.Join(dir, name))
 	}
 	return files
 }

@@ -107,7 +107,7 @@ type Spec struct {
 	// StdioUID and StdioGID are whose the pipes are on which the container's output comes,
 	// by the IDs of the node.
 	StdioUID, StdioGID uint32
-	// JoinCgroup are the cgroup.procs files of the monitor's own cgroup. Where CgroupFD,
+	// JoinCgroup are the files by which the monitor, which has one thread, joins its own cgroup. Where CgroupFD,
 	// the descriptor of a v2 cgroup directory, is above 0, the monitor is born in that
 	// one instead. The descriptor stays the caller's.
 	JoinCgroup []string

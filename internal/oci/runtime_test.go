@@ -88,6 +88,8 @@ func TestDelete(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, tt := range []struct{ text, fails string }{
+		{`[ "$*" = "--root ` + root + ` --systemd-cgroup delete known" ] || { echo "$*" >&2; exit 1; }`, ""},
+		// Not stopped, or half made.
 		{`[ "$*" = "--root ` + root + ` --systemd-cgroup delete --force known" ] || { echo "$*" >&2; exit 1; }`, ""},
 		{"echo 'container \"known\" does not exist' >&2; exit 1", ""},
 		{"echo 'the kernel says no' >&2; exit 1", "runtime delete known: exit status 1: the kernel says no"},

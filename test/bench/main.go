@@ -1,194 +1,172 @@
-// Command bench takes the same pod through its life on several CRI daemons in turns,
-// and prints what each step took and what each daemon keeps in memory.
+// Command bench measures what CRI daemons take for pods, beside what the parts that
+// they call take by themselves: the floor. "make bench" runs it, README.md explains it.
 //
-//	go run ./test/bench -image 127.0.0.1:5000/busybox:v1 crio=/run/crio/crio.sock other=/run/other.sock
-//
-// The daemons are ready, on the same disk, with the same OCI runtime and the same CNI
-// configuration. Turns are taken round by round, so that what else the machine does
-// falls on all of them alike. Memory is counted in the network namespace of the
-// benchmark, which is best one of its own (unshare -nm).
+// Daemons and floor take turns in one run, on the same image, the same CNI configuration
+// and the same bundle, so that what else the machine does falls on all of them alike.
+// Times differ from machine to machine; their ratios to the floor are compared with those
+// that are committed (-check).
 package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
-	"log"
 	"os"
+	"os/signal"
+	"path/filepath"
 	"slices"
 	"strings"
-	"text/tabwriter"
-	"time"
 
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
-	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"golang.org/x/sys/unix"
 )
 
-// peer is one daemon with what was measured of it.
-type peer struct {
-	cri.RuntimeServiceClient
-	images cri.ImageServiceClient
-	name   string
-	socket string
-	image  string
-	took   map[string][]time.Duration
+// options are the command line.
+type options struct {
+	build    string // directory of crio, conmon and runtimes
+	peer     string // containerd's binary, "" for none
+	endpoint string // NAME=SOCKET of a running daemon, "" for daemons of our own
+	cniDir   string
+	runtimes string // directory of runc and crun
+	handlers string
+	rounds   int
+	pods     int
+	objects  int
+	pullMiB  int
+	only     string
+	json     string
+	from     string
+	check    string
+	write    string
+}
+
+// group is measurements that share their preparation.
+type group struct {
+	name string
+	does string
+	run  func(*bench, context.Context) error
+}
+
+func groups() []group {
+	return []group{
+		{"size", "binaries, start-up, idle memory", (*bench).sizes},
+		{"life", "one pod after the other, from nothing to nothing, with each runtime", (*bench).lives},
+		{"clients", "pods of 8 and 32 clients at once", (*bench).clients},
+		{"standing", "pods, lists and memory beside 10, 110 and more pods; restart", (*bench).standing},
+		{"pull", "an image of many layers and a large one", (*bench).pulls},
+		{"log", "lines through the monitor", (*bench).logs},
+		{"profile", "what crio executes, forks, syncs and writes, by strace", (*bench).profile},
+	}
 }
 
 func main() {
-	image := flag.String("image", "", "image with sleep and true, which every daemon can pull")
-	rounds := flag.Int("rounds", 20, "pods per daemon")
-	many := flag.Int("containers", 20, "containers that run while memory is read")
+	var o options
+	flag.StringVar(&o.build, "build", "build", "directory of crio, conmon and pause")
+	flag.StringVar(&o.peer, "peer", "build/peer/containerd", "containerd to measure beside crio, if the file is there; its shim is beside it")
+	flag.StringVar(&o.endpoint, "endpoint", "", "NAME=SOCKET: measure this running daemon, instead of daemons of our own")
+	flag.StringVar(&o.cniDir, "cni", "/etc/cni/net.d", "with -endpoint: the CNI configuration that the daemon uses")
+	flag.StringVar(&o.runtimes, "runtimes", "build/runtimes", "directory of runc and crun")
+	flag.StringVar(&o.handlers, "handlers", "runc,crun", "runtime handlers, with the names of their binaries")
+	flag.IntVar(&o.rounds, "rounds", 30, "samples of each measurement, as far as it is short")
+	flag.IntVar(&o.pods, "pods", 250, "most pods that stand")
+	flag.IntVar(&o.objects, "objects", 1000, "most containers that are listed")
+	flag.IntVar(&o.pullMiB, "pull-mib", 1024, "size of the large image")
+	flag.StringVar(&o.only, "only", "", "groups to run, with commas between; empty: all")
+	flag.StringVar(&o.json, "json", "", "file for the results")
+	flag.StringVar(&o.from, "from", "", "measure nothing, and take the results of this file")
+	flag.StringVar(&o.check, "check", "", "file of committed ratios: fail where one is exceeded")
+	flag.StringVar(&o.write, "write", "", "write the ratios into this file, to commit them")
+	flag.Usage = usage
 	flag.Parse()
-	if err := run(context.Background(), *image, *rounds, *many, flag.Args()); err != nil {
-		log.Fatal(err)
-	}
-}
-
-func run(ctx context.Context, image string, rounds, many int, sockets []string) error {
-	var peers []*peer
-	for _, arg := range sockets {
-		p, err := dial(ctx, arg, image)
-		if err != nil {
-			return err
-		}
-		peers = append(peers, p)
-	}
-	for round := range rounds + 1 {
-		for _, p := range peers {
-			if err := p.round(ctx, fmt.Sprint(round)); err != nil {
-				return fmt.Errorf("%s: %w", p.name, err)
-			}
-			if round == 0 {
-				clear(p.took) // what is done once: chains of the packet filter, caches
-			}
-		}
-	}
-	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprint(w, "milliseconds: median (p95)\t")
-	for _, p := range peers {
-		fmt.Fprintf(w, "%s\t", p.name)
-	}
-	for _, step := range []string{"run pod", "create", "start", "pod to running", "exec", "stop container", "remove container", "stop pod", "remove pod"} {
-		fmt.Fprintf(w, "\n%s\t", step)
-		for _, p := range peers {
-			all := slices.Sorted(slices.Values(p.took[step]))
-			fmt.Fprintf(w, "%.1f (%.1f)\t", ms(all[len(all)/2]), ms(all[len(all)*95/100]))
-		}
-	}
-	fmt.Fprint(w, "\n")
-	for _, p := range peers {
-		m, err := p.memory(ctx, many)
-		if err != nil {
-			return fmt.Errorf("%s: %w", p.name, err)
-		}
-		fmt.Fprintf(w, "%s: KiB PSS of the daemon, of the helpers per container\t%d\t%d\t\n", p.name, m.daemon, m.perContainer)
-	}
-	return w.Flush()
-}
-
-func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
-
-func dial(ctx context.Context, arg, image string) (*peer, error) {
-	name, socket, ok := strings.Cut(arg, "=")
-	if !ok {
-		return nil, fmt.Errorf("%q is not NAME=SOCKET", arg)
-	}
-	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	defer stop()
+	code, err := stages(ctx, o)
 	if err != nil {
-		return nil, err
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		code = max(code, 1)
 	}
-	p := &peer{
-		RuntimeServiceClient: cri.NewRuntimeServiceClient(conn), images: cri.NewImageServiceClient(conn),
-		name: name, socket: socket, took: map[string][]time.Duration{},
+	os.Exit(code)
+}
+
+func usage() {
+	fmt.Fprintln(flag.CommandLine.Output(), "bench measures CRI daemons against the floor. Groups for -only:")
+	for _, g := range groups() {
+		fmt.Fprintf(flag.CommandLine.Output(), "  %-9s %s\n", g.name, g.does)
 	}
-	a, err := p.images.PullImage(ctx, &cri.PullImageRequest{Image: &cri.ImageSpec{Image: image}})
+	flag.PrintDefaults()
+}
+
+// stages decides what this process is: the one that was called, the first one of the
+// namespaces, or the one in them that measures.
+func stages(ctx context.Context, o options) (int, error) {
+	switch {
+	case o.from != "":
+		r, err := readReport(o.from)
+		if err != nil {
+			return 1, err
+		}
+		return 0, finish(r, o)
+	case os.Getenv(stageVariable) == "":
+		if o.endpoint == "" {
+			return enter(ctx)
+		}
+		return onNode(ctx, o)
+	case os.Getenv(stageVariable) == stageInit:
+		return reap(ctx)
+	default:
+		if err := setUpNamespaces(); err != nil {
+			return 1, err
+		}
+	}
+	return 0, measure(ctx, o, os.Getenv(dirVariable))
+}
+
+// onNode measures a daemon of the node's, in the node's namespaces.
+func onNode(ctx context.Context, o options) (int, error) {
+	dir, err := os.MkdirTemp("", "crio-bench-")
 	if err != nil {
-		return nil, fmt.Errorf("%s: pull: %w", name, err)
+		return 1, err
 	}
-	p.image = a.GetImageRef()
-	return p, nil
+	err = measure(ctx, o, dir)
+	return 0, errors.Join(err, removeCgroups("/"+filepath.Base(dir)), os.RemoveAll(dir))
 }
 
-// timed adds what do takes to the step.
-func (p *peer) timed(step string, do func() error) error {
-	begun := time.Now()
-	if err := do(); err != nil {
-		return fmt.Errorf("%s: %w", step, err)
-	}
-	p.took[step] = append(p.took[step], time.Since(begun))
-	return nil
-}
-
-func podConfig(name string) *cri.PodSandboxConfig {
-	return &cri.PodSandboxConfig{
-		Metadata: &cri.PodSandboxMetadata{Name: "bench-" + name, Namespace: "bench", Uid: "bench-" + name}, Hostname: "bench",
-		LogDirectory: os.TempDir() + "/crio-bench-logs/" + name,
-		Linux:        &cri.LinuxPodSandboxConfig{CgroupParent: "/crio-bench/" + name, SecurityContext: &cri.LinuxSandboxSecurityContext{NamespaceOptions: options()}},
-	}
-}
-
-func options() *cri.NamespaceOption { return &cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER} }
-
-func (p *peer) create(ctx context.Context, pod *cri.PodSandboxConfig, box, name string) (string, error) {
-	a, err := p.CreateContainer(ctx, &cri.CreateContainerRequest{PodSandboxId: box, SandboxConfig: pod, Config: &cri.ContainerConfig{
-		Metadata: &cri.ContainerMetadata{Name: name}, Image: &cri.ImageSpec{Image: p.image}, LogPath: name + ".log",
-		Command: []string{"sh", "-c", "trap 'exit 0' TERM; sleep 3600 & wait $!"},
-		Linux: &cri.LinuxContainerConfig{SecurityContext: &cri.LinuxContainerSecurityContext{
-			NamespaceOptions: options(), Seccomp: &cri.SecurityProfile{ProfileType: cri.SecurityProfile_RuntimeDefault},
-		}},
-	}})
-	return a.GetContainerId(), err
-}
-
-// round is one pod with one container, from nothing to nothing.
-func (p *peer) round(ctx context.Context, name string) error {
-	pod := podConfig(p.name + name)
-	if err := os.MkdirAll(pod.GetLogDirectory(), 0o755); err != nil {
+// measure runs the groups and reports. What was measured before an error is told, too.
+func measure(ctx context.Context, o options, dir string) error {
+	b, err := newBench(ctx, o, dir)
+	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(pod.GetLogDirectory())
-	var box, id string
-	begun := time.Now()
-	for _, step := range []struct {
-		name string
-		do   func() error
-	}{
-		{"run pod", func() error {
-			a, err := p.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: pod})
-			box = a.GetPodSandboxId()
-			return err
-		}},
-		{"create", func() (err error) { id, err = p.create(ctx, pod, box, "c"); return }},
-		{"start", func() error {
-			_, err := p.StartContainer(ctx, &cri.StartContainerRequest{ContainerId: id})
-			p.took["pod to running"] = append(p.took["pod to running"], time.Since(begun))
-			return err
-		}},
-		{"exec", func() error {
-			_, err := p.ExecSync(ctx, &cri.ExecSyncRequest{ContainerId: id, Cmd: []string{"true"}, Timeout: 10})
-			return err
-		}},
-		{"stop container", func() error {
-			_, err := p.StopContainer(ctx, &cri.StopContainerRequest{ContainerId: id, Timeout: 10})
-			return err
-		}},
-		{"remove container", func() error {
-			_, err := p.RemoveContainer(ctx, &cri.RemoveContainerRequest{ContainerId: id})
-			return err
-		}},
-		{"stop pod", func() error {
-			_, err := p.StopPodSandbox(ctx, &cri.StopPodSandboxRequest{PodSandboxId: box})
-			return err
-		}},
-		{"remove pod", func() error {
-			_, err := p.RemovePodSandbox(ctx, &cri.RemovePodSandboxRequest{PodSandboxId: box})
-			return err
-		}},
-	} {
-		if err := p.timed(step.name, step.do); err != nil {
-			return err
+	err = b.all(ctx)
+	return errors.Join(err, b.close(), finish(b.report, o))
+}
+
+func (b *bench) all(ctx context.Context) error {
+	wanted := strings.Split(b.only, ",")
+	for _, g := range groups() {
+		if b.only != "" && !slices.Contains(wanted, g.name) {
+			continue
+		}
+		fmt.Fprintf(os.Stderr, "bench: %s: %s\n", g.name, g.does)
+		if err := g.run(b, ctx); err != nil {
+			return fmt.Errorf("%s: %w", g.name, err)
 		}
 	}
 	return nil
+}
+
+// finish prints and writes the report, and compares it.
+func finish(r *report, o options) error {
+	r.print(os.Stdout)
+	var errs []error
+	if o.json != "" {
+		errs = append(errs, r.save(o.json))
+	}
+	if o.write != "" {
+		errs = append(errs, r.saveRatios(o.write))
+	}
+	if o.check != "" {
+		errs = append(errs, r.compare(o.check, o.only != ""))
+	}
+	return errors.Join(errs...)
 }

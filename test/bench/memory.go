@@ -1,7 +1,7 @@
 package main
 
 import (
-	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -10,66 +10,37 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
-	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// memory in KiB of proportional set size: pages that processes share are counted once.
+// memory of a process in KiB (proc_pid_smaps(5)): PSS counts pages that processes share
+// once, private are those that it alone has.
 type memory struct {
-	daemon, perContainer int
+	pss, anonymous, private int
 }
 
-// memory of the daemon, and of what runs beside the containers' own processes.
-func (p *peer) memory(ctx context.Context, containers int) (m memory, err error) {
-	before, err := sizes()
+func memoryOf(pid int) (m memory, err error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
 	if err != nil {
 		return m, err
 	}
-	var boxes []string
-	defer func() {
-		for _, box := range boxes {
-			_, _ = p.StopPodSandbox(ctx, &cri.StopPodSandboxRequest{PodSandboxId: box})
-			_, _ = p.RemovePodSandbox(ctx, &cri.RemovePodSandboxRequest{PodSandboxId: box})
+	fields := map[string]*int{"Pss:": &m.pss, "Pss_Anon:": &m.anonymous, "Private_Clean:": &m.private, "Private_Dirty:": &m.private}
+	for text := range strings.Lines(string(data)) {
+		f := strings.Fields(text)
+		if len(f) != 3 || fields[f[0]] == nil {
+			continue
 		}
-	}()
-	for i := range containers {
-		pod := podConfig(fmt.Sprint(p.name, "-memory-", i))
-		if err := os.MkdirAll(pod.GetLogDirectory(), 0o755); err != nil {
-			return m, err
-		}
-		a, err := p.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: pod})
+		kib, err := strconv.Atoi(f[1])
 		if err != nil {
 			return m, err
 		}
-		boxes = append(boxes, a.GetPodSandboxId())
-		id, err := p.create(ctx, pod, a.GetPodSandboxId(), "c")
-		if err == nil {
-			_, err = p.StartContainer(ctx, &cri.StartContainerRequest{ContainerId: id})
-		}
-		if err != nil {
-			return m, err
-		}
+		*fields[f[0]] += kib
 	}
-	after, err := sizes()
-	if err != nil {
-		return m, err
-	}
-	daemon, err := listenerOf(p.socket)
-	if err != nil {
-		return m, err
-	}
-	m.daemon = after[daemon]
-	for pid, kib := range after {
-		if _, old := before[pid]; !old {
-			m.perContainer += kib
-		}
-	}
-	m.perContainer /= containers
 	return m, nil
 }
 
-// sizes of all processes of this network namespace: neither the containers' own, nor
-// what else the machine does, when the benchmark and its daemons have one for themselves.
-func sizes() (map[int]int, error) {
+// helpers are the processes beside the containers' own: those of the benchmark's network
+// namespace that are neither of its own session nor daemons.
+func (b *bench) helpers() ([]int, error) {
 	here, err := os.Readlink("/proc/self/ns/net")
 	if err != nil {
 		return nil, err
@@ -78,35 +49,34 @@ func sizes() (map[int]int, error) {
 	if err != nil {
 		return nil, err
 	}
-	all := map[int]int{}
-	for _, dir := range dirs {
-		if there, err := os.Readlink(dir + "/ns/net"); err != nil || there != here {
-			continue
-		}
-		rollup, err := os.ReadFile(dir + "/smaps_rollup")
+	known := map[int]bool{1: true, os.Getpid(): true}
+	for _, d := range b.daemons {
+		pid, err := d.pid()
 		if err != nil {
-			continue // it has ended, or is the kernel's
+			return nil, err
 		}
-		kib := 0
-		for line := range strings.Lines(string(rollup)) {
-			if f := strings.Fields(line); len(f) == 3 && f[0] == "Pss:" {
-				if kib, err = strconv.Atoi(f[1]); err != nil {
-					return nil, err
-				}
-			}
-		}
+		known[pid] = true
+	}
+	var all []int
+	for _, dir := range dirs {
 		pid, err := strconv.Atoi(filepath.Base(dir))
 		if err != nil {
 			return nil, err
 		}
-		all[pid] = kib
+		// What has ended, and the kernel's own, have no memory to look at.
+		if there, err := os.Readlink(dir + "/ns/net"); err != nil || there != here || known[pid] {
+			continue
+		}
+		if m, err := memoryOf(pid); err == nil && m.pss > 0 {
+			all = append(all, pid)
+		}
 	}
 	return all, nil
 }
 
-// listenerOf is the process that listens on the socket (SO_PEERCRED of its client).
-func listenerOf(socket string) (int, error) {
-	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
+// pid of the process that listens on the socket (SO_PEERCRED of its client).
+func (d *daemon) pid() (int, error) {
+	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: d.socket, Net: "unix"})
 	if err != nil {
 		return 0, err
 	}
@@ -117,11 +87,38 @@ func listenerOf(socket string) (int, error) {
 	}
 	var cred *unix.Ucred
 	var credErr error
-	if err := raw.Control(func(fd uintptr) { cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); err != nil {
+	err = raw.Control(func(fd uintptr) { cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	if err := errors.Join(err, credErr); err != nil {
 		return 0, err
 	}
-	if credErr != nil {
-		return 0, credErr
-	}
 	return int(cred.Pid), nil
+}
+
+// cpu is the time that the process has run, in nanoseconds (first field of schedstat).
+func cpu(pid int) (total int64, err error) {
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
+	if err != nil {
+		return 0, err
+	}
+	for _, task := range tasks {
+		data, err := os.ReadFile(task)
+		if err != nil {
+			continue // a thread that has ended
+		}
+		first, _, _ := strings.Cut(string(data), " ")
+		ns, err := strconv.ParseInt(first, 10, 64)
+		if err != nil {
+			return 0, err
+		}
+		total += ns
+	}
+	return total, nil
+}
+
+// machine is what the figures depend on.
+func machine() string {
+	var u unix.Utsname
+	_ = unix.Uname(&u)
+	cpus, _ := filepath.Glob("/sys/devices/system/cpu/cpu[0-9]*")
+	return fmt.Sprintf("%d CPUs, kernel %s", len(cpus), unix.ByteSliceToString(u.Release[:]))
 }
