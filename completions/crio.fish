@@ -52,6 +52,7 @@ complete -c crio -n __fish_use_subcommand -l network-dir -l cni-config-dir -r -F
 complete -c crio -n __fish_use_subcommand -l plugin-dirs -l cni-plugin-dir -r -F -d 'Directories of CNI plugins, searched in this order'
 complete -c crio -n __fish_use_subcommand -l conf-template -r -F -d 'Template (Go text/template) of a network list, which is written into network_dir when the kubelet tells the addresses of the node\'s pods: {{.PodCIDR}}, or {{range .PodCIDRs}}'
 complete -c crio -n __fish_use_subcommand -l cache-dir -l cni-cache-dir -r -F -d 'Directory in which libcni keeps what each ADD returned, for the DEL'
+complete -c crio -n __fish_use_subcommand -l included-pod-metrics -x -a 'all cpu disk diskIO hugetlb memory network oom pressure process spec' -d 'Groups of the metrics that the kubelet can take from crio: all, or any of cpu, disk, diskIO, hugetlb, memory, network, oom, pressure, process, spec'
 complete -c crio -n __fish_use_subcommand -l help -s h -d 'show help'
 complete -c crio -n __fish_use_subcommand -l version -s v -d 'print the version'
 complete -c crio -n __fish_use_subcommand -a config -d 'print the merged configuration, with where each value comes from'

@@ -13,6 +13,7 @@ import (
 	crierrors "k8s.io/cri-api/pkg/errors"
 
 	"github.com/crio-minimal/crio/internal/engine"
+	"github.com/crio-minimal/crio/internal/event"
 	"github.com/crio-minimal/crio/internal/fault"
 	"github.com/crio-minimal/crio/internal/image"
 	"github.com/crio-minimal/crio/internal/spec"
@@ -36,6 +37,8 @@ func code(err error) codes.Code {
 		return codes.Unavailable
 	case errors.Is(err, image.ErrUnauthorized):
 		return codes.PermissionDenied
+	case errors.Is(err, event.ErrSlow):
+		return codes.ResourceExhausted
 	}
 	for _, full := range []error{unix.ENOSPC, unix.EDQUOT, unix.EMFILE, unix.ENFILE, unix.ENOMEM} {
 		if errors.Is(err, full) {
@@ -77,20 +80,34 @@ func sentinel(err error) string {
 	return err.Error()
 }
 
-// intercept gives every unary call its log line and its code. A message is never
-// formatted: only the method, the duration and the error are.
-func intercept(log *slog.Logger) grpc.UnaryServerInterceptor {
-	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-		begun := time.Now()
-		answer, err := handler(ctx, req)
-		if err == nil {
-			log.Debug("rpc", "method", info.FullMethod, "took", time.Since(begun))
-			return answer, nil
-		}
-		if _, ok := status.FromError(err); !ok {
-			err = status.Error(code(err), sentinel(err))
-		}
-		log.Warn("rpc", "method", info.FullMethod, "took", time.Since(begun), "code", status.Code(err), "err", err)
+// intercept gives every unary call its log line and its code.
+func (s *Server) intercept(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	s.calls.begin()
+	defer s.calls.end()
+	begun := time.Now()
+	answer, err := handler(ctx, req)
+	if err = logged(s.Log, info.FullMethod, begun, err); err != nil {
 		return nil, err
 	}
+	return answer, nil
+}
+
+// interceptStream is the same for calls that answer with a stream.
+func (s *Server) interceptStream(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	begun := time.Now()
+	return logged(s.Log, info.FullMethod, begun, handler(server, stream))
+}
+
+// logged logs how a call ended, and returns its error with the code. A message is never
+// formatted: only the method, the duration and the error are.
+func logged(log *slog.Logger, method string, begun time.Time, err error) error {
+	if err == nil {
+		log.Debug("rpc", "method", method, "took", time.Since(begun))
+		return nil
+	}
+	if _, ok := status.FromError(err); !ok {
+		err = status.Error(code(err), sentinel(err))
+	}
+	log.Warn("rpc", "method", method, "took", time.Since(begun), "code", status.Code(err), "err", err)
+	return err
 }

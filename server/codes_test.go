@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/crio-minimal/crio/internal/event"
 	"github.com/crio-minimal/crio/internal/fault"
 	"github.com/crio-minimal/crio/internal/image"
 	"github.com/crio-minimal/crio/internal/spec"
@@ -33,6 +34,7 @@ func TestEveryErrorHasItsCodeAndItsWords(t *testing.T) {
 		{image.ErrUnavailable, codes.Unavailable, "RegistryUnavailable: "},
 		{image.ErrPolicy, codes.Internal, "SignatureValidationFailed: "},
 		{spec.ErrRecursiveReadOnly, codes.InvalidArgument, "RROUnsupported: "},
+		{event.ErrSlow, codes.ResourceExhausted, ""},
 		{fault.New(fault.NotFound, "x"), codes.NotFound, ""},
 		{fault.New(fault.AlreadyExists, "x"), codes.AlreadyExists, ""},
 		{fault.New(fault.InvalidArgument, "x"), codes.InvalidArgument, ""},
@@ -46,8 +48,8 @@ func TestEveryErrorHasItsCodeAndItsWords(t *testing.T) {
 		if _, ready := status.FromError(err); !ready {
 			err = fmt.Errorf("stage: object: %w", err)
 		}
-		answer := intercept(slog.New(slog.DiscardHandler))
-		_, got := answer(t.Context(), nil, &grpc.UnaryServerInfo{}, func(context.Context, any) (any, error) { return nil, err })
+		server := &Server{Options: Options{Log: slog.New(slog.DiscardHandler)}}
+		_, got := server.intercept(t.Context(), nil, &grpc.UnaryServerInfo{}, func(context.Context, any) (any, error) { return nil, err })
 		s, ok := status.FromError(got)
 		if !ok || s.Code() != tt.code || !strings.HasPrefix(s.Message(), tt.begin) {
 			t.Errorf("%v becomes %v, want %s with %q", err, got, tt.code, tt.begin)

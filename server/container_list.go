@@ -2,6 +2,8 @@ package server
 
 import (
 	"context"
+	"iter"
+	"slices"
 	"strings"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -11,17 +13,29 @@ import (
 
 // ListContainers reads snapshots and waits for nothing.
 func (s *Server) ListContainers(_ context.Context, r *cri.ListContainersRequest) (*cri.ListContainersResponse, error) {
-	answer := &cri.ListContainersResponse{}
-	for _, v := range s.engine.Containers() {
-		if matchContainer(v, r.GetFilter()) {
-			answer.Containers = append(answer.Containers, &cri.Container{
+	return &cri.ListContainersResponse{Containers: slices.Collect(s.containers(r.GetFilter()))}, nil
+}
+
+// StreamContainers is ListContainers in messages of a bounded size.
+func (s *Server) StreamContainers(r *cri.StreamContainersRequest, out cri.RuntimeService_StreamContainersServer) error {
+	return sendChunks(out.Context(), chunkBytes, s.containers(r.GetFilter()), func(chunk []*cri.Container) error {
+		return out.Send(&cri.StreamContainersResponse{Containers: chunk})
+	})
+}
+
+// containers encodes those that the filter wants out of one snapshot.
+func (s *Server) containers(filter *cri.ContainerFilter) iter.Seq[*cri.Container] {
+	return func(yield func(*cri.Container) bool) {
+		for _, v := range s.engine.Containers() {
+			if matchContainer(v, filter) && !yield(&cri.Container{
 				Id: v.ID, PodSandboxId: v.SandboxID, Metadata: v.Config.GetMetadata(), Image: imageSpec(v),
 				ImageRef: v.ImageRef, ImageId: v.ImageID, State: containerState(v), CreatedAt: v.CreatedAt,
 				Labels: v.Config.GetLabels(), Annotations: v.Config.GetAnnotations(),
-			})
+			}) {
+				return
+			}
 		}
 	}
-	return answer, nil
 }
 
 // matchContainer ANDs the fields of the filter that are set (ContainerFilter). The

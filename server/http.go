@@ -1,14 +1,15 @@
 package server
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"runtime"
+	"runtime/pprof"
 	"time"
 
 	"github.com/crio-minimal/crio/internal/engine"
+	"github.com/crio-minimal/crio/pkg/config"
 )
 
 // StatusReport is the answer to GET /debug/status: what the daemon holds and does.
@@ -20,18 +21,19 @@ type StatusReport struct {
 	Network    string // "ready", or why not
 }
 
+// routes are what is served over HTTP/1 on the CRI socket, to whoever may open it: to
+// crio status and people, and to the kubelet's cAdvisor (inspect.go).
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /debug/status", func(w http.ResponseWriter, r *http.Request) {
-		report := StatusReport{
-			Report: s.engine.Report(), Uptime: time.Since(s.started), Goroutines: runtime.NumGoroutine(), Network: "ready",
-		}
-		if err := s.networks.Ready(r.Context()); err != nil {
-			report.Network = err.Error()
-		}
-		w.Header().Set("Content-Type", "application/json")
-		if err := json.NewEncoder(w).Encode(report); err != nil {
-			s.Log.Debug("status", "err", err)
+	mux.HandleFunc("GET /info", s.nodeInfo)
+	mux.HandleFunc("GET /containers/{id}", s.containerInfo)
+	mux.HandleFunc("GET /debug/status", s.debugStatus)
+	mux.HandleFunc("GET /debug/goroutines", s.profile("goroutine", 2))
+	mux.HandleFunc("GET /debug/heap", s.profile("heap", 0))
+	mux.HandleFunc("GET /config", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/toml")
+		if err := config.Print(w, s.Config); err != nil {
+			s.Log.Debug("config", "err", err)
 		}
 	})
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
@@ -43,6 +45,25 @@ func (s *Server) routes() http.Handler {
 	return mux
 }
 
+func (s *Server) debugStatus(w http.ResponseWriter, r *http.Request) {
+	report := StatusReport{
+		Report: s.engine.Report(), Uptime: time.Since(s.started), Goroutines: runtime.NumGoroutine(), Network: "ready",
+	}
+	if err := s.networks.Ready(r.Context()); err != nil {
+		report.Network = err.Error()
+	}
+	s.writeJSON(w, report)
+}
+
+// profile serves one of runtime/pprof's, in its format for programs (0) or for people (2).
+func (s *Server) profile(name string, debug int) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		if err := pprof.Lookup(name).WriteTo(w, debug); err != nil {
+			s.Log.Debug("profile", "name", name, "err", err)
+		}
+	}
+}
+
 // writeMetrics writes Prometheus' text format 0.0.4.
 func writeMetrics(w io.Writer, r engine.Report) error {
 	_, err := fmt.Fprintf(w, `# HELP crio_container_log_dropped_bytes_total Output of ended containers that their log did not take.
@@ -51,6 +72,12 @@ crio_container_log_dropped_bytes_total %d
 # HELP crio_teardowns_blocked Objects whose removal fails and is tried again.
 # TYPE crio_teardowns_blocked gauge
 crio_teardowns_blocked %d
-`, r.LogDropped, len(r.Blocked))
+# HELP crio_event_subscribers Clients that get the events of containers.
+# TYPE crio_event_subscribers gauge
+crio_event_subscribers %d
+# HELP crio_event_subscribers_dropped_total Clients that did not read their events in time.
+# TYPE crio_event_subscribers_dropped_total counter
+crio_event_subscribers_dropped_total %d
+`, r.LogDropped, len(r.Blocked), r.Subscribers, r.SubscribersDropped)
 	return err
 }

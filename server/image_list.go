@@ -2,6 +2,8 @@ package server
 
 import (
 	"context"
+	"iter"
+	"slices"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -10,22 +12,41 @@ import (
 
 // ListImages reads the index in memory.
 func (s *Server) ListImages(ctx context.Context, r *cri.ListImagesRequest) (*cri.ListImagesResponse, error) {
-	platform, err := s.engine.CheckImage(r.GetFilter().GetImage())
+	all, err := s.listImages(ctx, r.GetFilter())
 	if err != nil {
 		return nil, err
 	}
-	all, err := s.images.List(ctx, r.GetFilter().GetImage().GetImage())
+	return &cri.ListImagesResponse{Images: slices.Collect(all)}, nil
+}
+
+// StreamImages is ListImages in messages of a bounded size.
+func (s *Server) StreamImages(r *cri.StreamImagesRequest, out cri.ImageService_StreamImagesServer) error {
+	all, err := s.listImages(out.Context(), r.GetFilter())
+	if err != nil {
+		return err
+	}
+	return sendChunks(out.Context(), chunkBytes, all, func(chunk []*cri.Image) error {
+		return out.Send(&cri.StreamImagesResponse{Images: chunk})
+	})
+}
+
+// listImages encodes those that the filter wants out of one state of the index.
+func (s *Server) listImages(ctx context.Context, filter *cri.ImageFilter) (iter.Seq[*cri.Image], error) {
+	platform, err := s.engine.CheckImage(filter.GetImage())
 	if err != nil {
 		return nil, err
 	}
-	answer := &cri.ListImagesResponse{}
-	for _, img := range all {
-		if !platform.Accepts(img.Platform) {
-			continue
+	all, err := s.images.List(ctx, filter.GetImage().GetImage())
+	if err != nil {
+		return nil, err
+	}
+	return func(yield func(*cri.Image) bool) {
+		for _, img := range all {
+			if platform.Accepts(img.Platform) && !yield(criImage(img)) {
+				return
+			}
 		}
-		answer.Images = append(answer.Images, criImage(img))
-	}
-	return answer, nil
+	}, nil
 }
 
 func criImage(i image.Image) *cri.Image {

@@ -2,6 +2,8 @@ package server
 
 import (
 	"context"
+	"iter"
+	"slices"
 	"strings"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -11,16 +13,28 @@ import (
 
 // ListPodSandbox reads snapshots and waits for nothing.
 func (s *Server) ListPodSandbox(_ context.Context, r *cri.ListPodSandboxRequest) (*cri.ListPodSandboxResponse, error) {
-	answer := &cri.ListPodSandboxResponse{}
-	for _, v := range s.engine.Sandboxes() {
-		if matchSandbox(v, r.GetFilter()) {
-			answer.Items = append(answer.Items, &cri.PodSandbox{
+	return &cri.ListPodSandboxResponse{Items: slices.Collect(s.sandboxes(r.GetFilter()))}, nil
+}
+
+// StreamPodSandboxes is ListPodSandbox in messages of a bounded size.
+func (s *Server) StreamPodSandboxes(r *cri.StreamPodSandboxesRequest, out cri.RuntimeService_StreamPodSandboxesServer) error {
+	return sendChunks(out.Context(), chunkBytes, s.sandboxes(r.GetFilter()), func(chunk []*cri.PodSandbox) error {
+		return out.Send(&cri.StreamPodSandboxesResponse{PodSandboxes: chunk})
+	})
+}
+
+// sandboxes encodes those that the filter wants out of one snapshot.
+func (s *Server) sandboxes(filter *cri.PodSandboxFilter) iter.Seq[*cri.PodSandbox] {
+	return func(yield func(*cri.PodSandbox) bool) {
+		for _, v := range s.engine.Sandboxes() {
+			if matchSandbox(v, filter) && !yield(&cri.PodSandbox{
 				Id: v.ID, Metadata: v.Config.GetMetadata(), State: sandboxState(v), CreatedAt: v.CreatedAt,
 				Labels: v.Config.GetLabels(), Annotations: v.Config.GetAnnotations(), RuntimeHandler: v.Handler.Name,
-			})
+			}) {
+				return
+			}
 		}
 	}
-	return answer, nil
 }
 
 // matchSandbox ANDs the fields of the filter that are set (PodSandboxFilter). The

@@ -11,18 +11,18 @@ import (
 	"github.com/crio-minimal/crio/internal/pod"
 )
 
-// PodSandboxStatus includes the statuses of the containers, taken after the
-// sandbox's own, as evented PLEG wants them.
+// PodSandboxStatus includes the statuses of the containers, as evented PLEG wants them.
+// All that it tells is from after its timestamp: of an event and an answer, the one with
+// the later time knows no less.
 func (s *Server) PodSandboxStatus(_ context.Context, r *cri.PodSandboxStatusRequest) (*cri.PodSandboxStatusResponse, error) {
+	at := time.Now().UnixNano()
 	v, err := s.engine.Sandbox(r.GetPodSandboxId())
 	if err != nil {
 		return nil, err
 	}
-	answer := &cri.PodSandboxStatusResponse{Status: s.sandboxStatus(v), Timestamp: time.Now().UnixNano()}
-	for _, c := range s.engine.Containers() {
-		if c.SandboxID == v.ID {
-			answer.ContainersStatuses = append(answer.ContainersStatuses, s.containerStatus(c))
-		}
+	answer := &cri.PodSandboxStatusResponse{Status: s.sandboxStatus(v), Timestamp: at}
+	for _, c := range s.engine.ContainersOf(v.ID) {
+		answer.ContainersStatuses = append(answer.ContainersStatuses, s.containerStatus(c))
 	}
 	if r.GetVerbose() {
 		if answer.Info, err = s.sandboxInfo(v); err != nil {

@@ -18,7 +18,9 @@ import (
 	"github.com/crio-minimal/crio/internal/engine"
 	"github.com/crio-minimal/crio/internal/image"
 	"github.com/crio-minimal/crio/internal/network"
+	"github.com/crio-minimal/crio/internal/stats"
 	"github.com/crio-minimal/crio/internal/stream"
+	"github.com/crio-minimal/crio/pkg/config"
 )
 
 // Options of the server; they do not change while it lives.
@@ -29,7 +31,18 @@ type Options struct {
 	SystemdCgroup bool
 	// DefaultHandler is the name of the handler that "" stands for.
 	DefaultHandler string
-	Log            *slog.Logger
+	// Config is what GET /config prints.
+	Config *config.Config
+	Log    *slog.Logger
+}
+
+// Parts are what the calls are passed on to. Their owner closes them after the server.
+type Parts struct {
+	Engine   *engine.Engine
+	Images   *image.Store
+	Networks *network.Network
+	Stats    *stats.Collector
+	Streams  *stream.Server
 }
 
 // Server answers both CRI services. RPCs that it does not have answer Unimplemented.
@@ -40,19 +53,28 @@ type Server struct {
 	engine   *engine.Engine
 	images   *image.Store
 	networks *network.Network
+	stats    *stats.Collector
 	streams  *stream.Server
 	started  time.Time
 
 	grpc *grpc.Server
 	http *http.Server
+
+	calls calls
+	// ending is over when Stop begins.
+	ending    context.Context
+	endEvents context.CancelFunc
 }
 
-// New makes a server over parts that its caller owns and closes after it.
-func New(o Options, e *engine.Engine, images *image.Store, networks *network.Network, streams *stream.Server) *Server {
-	s := &Server{Options: o, engine: e, images: images, networks: networks, streams: streams, started: time.Now()}
+// New makes a server over the parts.
+func New(o Options, p Parts) *Server {
+	s := &Server{
+		Options: o, engine: p.Engine, images: p.Images, networks: p.Networks, stats: p.Stats, streams: p.Streams, started: time.Now(),
+	}
+	s.ending, s.endEvents = context.WithCancel(context.Background())
 	s.grpc = grpc.NewServer(
 		grpc.MaxRecvMsgSize(o.MaxReceive), grpc.MaxSendMsgSize(o.MaxSend),
-		grpc.UnaryInterceptor(intercept(o.Log)),
+		grpc.UnaryInterceptor(s.intercept), grpc.StreamInterceptor(s.interceptStream),
 		// Clients on the same machine: a dead one is seen by its closed socket.
 		grpc.KeepaliveParams(keepalive.ServerParameters{}),
 	)
@@ -76,10 +98,23 @@ func (s *Server) Serve(listener net.Listener) error {
 	return fmt.Errorf("serve: %w", err)
 }
 
-// Stop takes no more calls and lets those that run end until ctx does.
+// flushTime bounds how long a client may take to read the end of what it was told.
+const flushTime = time.Second
+
+// Stop takes no more calls and lets those that run end until ctx does. A stream whose
+// client does not read it is not waited for.
 func (s *Server) Stop(ctx context.Context) {
+	s.endEvents()
 	drained := make(chan struct{})
 	go func() { s.grpc.GracefulStop(); close(drained) }()
+	select {
+	case <-s.calls.ended():
+		flush, cancel := context.WithTimeout(ctx, flushTime)
+		defer cancel()
+		ctx = flush
+	case <-drained:
+	case <-ctx.Done():
+	}
 	select {
 	case <-drained:
 	case <-ctx.Done():

@@ -42,7 +42,7 @@ func conformCases() []conformCase {
 	return slices.Concat(
 		conformSandboxCases(), conformContainerCases(), conformResourceCases(), conformRuntimeCases(), conformIsolationCases(),
 		conformImageCases(), conformSecurityCases(), conformUsersCases(), conformSELinuxCases(), conformPathsCases(),
-		conformValuesCases(), conformStreamCases(),
+		conformValuesCases(), conformStatsCases(), conformWatchCases(), conformStreamCases(),
 	)
 }
 

@@ -104,6 +104,8 @@ func kernelFor(name string) string {
 		return ", with SELinux"
 	case strings.Contains(lower, "apparmor"):
 		return ", with AppArmor"
+	case strings.HasPrefix(name, "Psi"), strings.HasPrefix(name, "IoUsage."), strings.HasSuffix(name, ".psi"), strings.HasSuffix(name, "Stats.io"):
+		return ", with PSI"
 	}
 	return ""
 }

@@ -2,6 +2,7 @@ package test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -45,8 +46,10 @@ type node struct {
 	dir    string
 	socket string
 	env    []string
-	conn   *grpc.ClientConn
-	before inventory
+	// program is the daemon.
+	program string
+	conn    *grpc.ClientConn
+	before  inventory
 
 	mu     sync.Mutex
 	daemon *exec.Cmd
@@ -64,17 +67,24 @@ type options struct {
 	conf string
 	// bare leaves the node without a CNI configuration; dual gives pods IPv6, too.
 	bare, dual bool
-	env        []string
+	// socket is the path of the daemon's socket below the node's directory, unless it is "".
+	socket string
+	// plain has the daemon as it is installed, without the race detector: for a test that measures.
+	plain bool
+	env   []string
 }
 
 // newNode starts a daemon. At the end of the test the node's inventory is compared
 // with what it was after the first pod had come and gone.
 func newNode(t *testing.T, o options) *node {
 	t.Helper()
-	n := &node{t: t, number: nodes.Add(1), env: o.env, output: &output{}}
+	n := &node{t: t, number: nodes.Add(1), env: o.env, program: "race/crio", output: &output{}}
+	if o.plain {
+		n.program = "crio"
+	}
 	// Longer than the path of a unix socket may be.
 	n.dir = filepath.Join(t.TempDir(), strings.Repeat("long-", 25))
-	n.socket = n.path("crio.sock")
+	n.socket = n.path(cmp.Or(o.socket, "crio.sock"))
 	// As the way to /run is on a node: the roots of user namespaces pass here.
 	for dir := filepath.Dir(n.dir); dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
 		if err := os.Chmod(dir, 0o711); err != nil {
@@ -198,7 +208,7 @@ func binary(t *testing.T, name string) string {
 // start runs the daemon and waits for its first answer.
 func (n *node) start() {
 	n.t.Helper()
-	cmd := exec.Command(binary(n.t, "race/crio"), "--config", n.path("crio.conf"), "--config-dir", n.path("crio.conf.d"))
+	cmd := exec.Command(binary(n.t, n.program), "--config", n.path("crio.conf"), "--config-dir", n.path("crio.conf.d"))
 	cmd.Env = append(append(os.Environ(), "GORACE=halt_on_error=1 atexit_sleep_ms=0"), n.env...)
 	cmd.Stderr = n.output
 	// Somebody who is left behind with the output must not hold up the test, which looks for them.

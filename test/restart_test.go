@@ -196,18 +196,25 @@ func (n *node) again(what string, call func() error) {
 // next one does not take away.
 func TestKilledAtRandomNothingIsLeft(t *testing.T) {
 	n, image := readyNode(t, options{})
+	n.killedAtRandom(func() { n.churn(image) })
+}
+
+// killedAtRandom kills the daemon while four clients work, eight times, and wants nothing
+// to be left after the next daemon has removed what there is.
+func (n *node) killedAtRandom(work func()) {
+	n.t.Helper()
 	for round := range 8 {
 		var wait sync.WaitGroup
 		for range 4 {
-			wait.Go(func() { n.churn(image) })
+			wait.Go(work)
 		}
 		time.Sleep(time.Duration(20+rand.IntN(250)) * time.Millisecond)
 		n.kill()
 		wait.Wait()
 		n.start()
 		n.removeAll()
-		if t.Failed() {
-			t.Fatalf("round %d", round)
+		if n.t.Failed() {
+			n.t.Fatalf("round %d", round)
 		}
 	}
 	n.compare(n.before)

@@ -3,13 +3,10 @@ package test
 import (
 	"fmt"
 	"io/fs"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -22,23 +19,9 @@ import (
 func TestKilledAmongUserNamespacesNothingIsLeft(t *testing.T) {
 	n, image := readyNode(t, conformOptions(t, "runc"))
 	users := usersFrom(1 << 20)
-	for round := range 8 {
-		var wait sync.WaitGroup
-		for range 4 {
-			wait.Go(func() {
-				n.churnOf(image, podUsers(users), containerUsers(users, cri.NamespaceMode_CONTAINER))
-			})
-		}
-		time.Sleep(time.Duration(20+rand.IntN(250)) * time.Millisecond)
-		n.kill()
-		wait.Wait()
-		n.start()
-		n.removeAll()
-		if t.Failed() {
-			t.Fatalf("round %d", round)
-		}
-	}
-	n.compare(n.before)
+	n.killedAtRandom(func() {
+		n.churnOf(image, podUsers(users), containerUsers(users, cri.NamespaceMode_CONTAINER))
+	})
 	pod := n.podConfig()
 	id := n.runContainer(n.runPod(pod), pod, n.containerConfig(image, "sleep", "99"))
 	if got := string(n.exec(id, "stat", "-c", "%u:%g", "/bin/busybox").GetStdout()); got != "0:0\n" {

@@ -19,6 +19,7 @@ import (
 	"github.com/crio-minimal/crio/internal/pod"
 	"github.com/crio-minimal/crio/internal/rootfs"
 	"github.com/crio-minimal/crio/internal/selinux"
+	"github.com/crio-minimal/crio/internal/stats"
 	"github.com/crio-minimal/crio/internal/stream"
 	"github.com/crio-minimal/crio/internal/sys"
 	"github.com/crio-minimal/crio/internal/telemetry"
@@ -108,8 +109,9 @@ func serve(ctx context.Context, cfg *config.Config, p *parts, unwanted engine.Un
 	}
 	s := server.New(server.Options{
 		MaxReceive: cfg.API.GRPCMaxRecvMsgSize, MaxSend: cfg.API.GRPCMaxSendMsgSize,
-		SystemdCgroup: cfg.Runtime.CgroupManager == cgroup.Systemd, DefaultHandler: cfg.Runtime.DefaultRuntime, Log: log,
-	}, p.engine, p.images, p.networks, streams)
+		SystemdCgroup: cfg.Runtime.CgroupManager == cgroup.Systemd, DefaultHandler: cfg.Runtime.DefaultRuntime,
+		Config: cfg, Log: log,
+	}, server.Parts{Engine: p.engine, Images: p.images, Networks: p.networks, Stats: p.stats, Streams: streams})
 	ended := make(chan error, 2)
 	go func() { ended <- s.Serve(listener) }()
 	go func() { ended <- streams.Serve() }()
@@ -143,11 +145,13 @@ type parts struct {
 	images   *image.Store
 	networks *network.Network
 	engine   *engine.Engine
+	stats    *stats.Collector
 }
 
 func (p *parts) close(log *slog.Logger) {
 	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
 	defer cancel()
+	p.stats.Close()
 	if err := p.images.Close(ctx); err != nil {
 		log.Warn("storage", "err", err)
 	}
@@ -175,11 +179,16 @@ func openParts(ctx context.Context, cfg *config.Config, layout pod.Layout, log *
 		return nil, fmt.Errorf("storage: %w", err)
 	}
 	p := &parts{images: images, networks: network.New(networkOptions(cfg, log))}
+	layers := rootfs.New(images.Storage(), layout.State)
 	p.engine, err = engine.New(settings, engine.Drivers{
-		Images: images, Layers: rootfs.New(images.Storage(), layout.State), Networks: p.networks, Cgroups: cgroups, Labels: labels, Log: log,
+		Images: images, Layers: layers, Networks: p.networks, Cgroups: cgroups, Labels: labels, Log: log,
 	}, bootID)
 	if err != nil {
 		return nil, errors.Join(err, images.Close(ctx))
 	}
+	p.stats = stats.New(stats.Options{
+		Layout: layout, Cgroups: cgroups, Layers: layers, Storage: images.Storage().GraphRoot(),
+		DefaultInterface: network.Interface, Groups: cfg.Stats.IncludedPodMetrics, Log: log,
+	})
 	return p, nil
 }

@@ -32,6 +32,10 @@ import (
 // libexec is where `make install` puts the programs that the daemon starts.
 const libexec = "/usr/libexec/crio"
 
+// cadvisorSocket ends the path of a socket at which the kubelet does not ask for statistics
+// over CRI (k8s.io/kubernetes/pkg/kubelet/cadvisor: CrioSocketSuffix).
+const cadvisorSocket = "run/crio/crio.sock"
+
 // probeTime bounds a runtime's answer to --version and features.
 const probeTime = 10 * time.Second
 
@@ -49,7 +53,7 @@ func engineSettings(ctx context.Context, cfg *config.Config, layout pod.Layout, 
 	s := engine.Settings{
 		Layout: layout, Handlers: map[string]engine.Handler{}, DefaultHandler: r.DefaultRuntime, Pause: pause,
 		KillWait: time.Duration(r.CtrStopTimeout) * time.Second, LogSizeMax: r.LogSizeMax, DefaultSysctls: r.DefaultSysctls,
-		CDI: cdi.Registry{Dirs: r.CDISpecDirs},
+		CDI: cdi.Registry{Dirs: r.CDISpecDirs}, ServesCAdvisor: strings.HasSuffix(cfg.API.Listen, cadvisorSocket),
 	}
 	for name, h := range r.Runtimes {
 		handler, err := probeHandler(ctx, cfg, layout, name, h)

@@ -103,6 +103,9 @@ func printStatus(out io.Writer, r server.StatusReport) error {
 	for _, q := range r.Quarantined {
 		fmt.Fprintf(w, "set aside\t%s: %s: what it stands for is left alone; delete the file when nothing of it runs\n", q.Path, q.Reason)
 	}
+	if r.SubscribersDropped > 0 {
+		fmt.Fprintf(w, "dropped\t%d subscribers that did not read their events in time\n", r.SubscribersDropped)
+	}
 	if r.LogDropped > 0 {
 		fmt.Fprintf(w, "lost\t%d bytes of output that no log took; see the disk of the logs\n", r.LogDropped)
 	}

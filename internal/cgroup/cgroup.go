@@ -56,6 +56,8 @@ type Tree struct {
 	own string
 	// hugetlb, swap and cpuset tell that huge pages, swap and the CPUs can be limited.
 	hugetlb, swap, cpuset bool
+	// pages are the sizes of huge pages that are counted.
+	pages []string
 }
 
 // base is where every distribution mounts the hierarchies.
@@ -70,7 +72,7 @@ func Open(driver string) (*Tree, error) {
 	if driver != Cgroupfs && driver != Systemd {
 		return nil, fmt.Errorf("cgroup_manager %q is neither %s nor %s", driver, Cgroupfs, Systemd)
 	}
-	t := &Tree{driver: driver, roots: map[string]string{}}
+	t := &Tree{driver: driver, roots: map[string]string{}, pages: pageSizes()}
 	var st unix.Statfs_t
 	if err := unix.Statfs(base, &st); err != nil {
 		return nil, fmt.Errorf("%s: %w", base, err)
@@ -194,8 +196,18 @@ func (t *Tree) ContainerGroup(parent, id string) (Group, error) {
 // outlives the group of one that systemd removes at its end. "" in v1, where a group
 // does not count for those inside it, and for a parent that is no pod's own.
 func (t *Tree) PodOOMFile(parent string) string {
-	if t.version == 1 || parent == "" {
+	g, ok := t.PodGroup(parent)
+	if t.version == 1 || !ok {
 		return ""
+	}
+	return g.OOMFile()
+}
+
+// PodGroup names the group that a pod's containers are in. It is the pod's own where
+// its client named one, as the kubelet does; false for pods that share the default one.
+func (t *Tree) PodGroup(parent string) (Group, bool) {
+	if parent == "" {
+		return Group{}, false
 	}
 	dir, err := cgroupfsParent(parent, defaultPods)
 	if t.driver == Systemd {
@@ -204,9 +216,9 @@ func (t *Tree) PodOOMFile(parent string) string {
 		}
 	}
 	if err != nil || dir == "/" {
-		return ""
+		return Group{}, false
 	}
-	return t.group(dir, dir).OOMFile()
+	return t.group(dir, dir), true
 }
 
 // MonitorGroup names the group of the monitor of a container. With systemd it lies
@@ -335,9 +347,10 @@ func (t *Tree) RemoveParents(dirs []string) error {
 }
 
 func (t *Tree) group(p, oci string) Group {
-	g := Group{oci: oci, version: t.version}
+	g := Group{oci: oci, path: p, version: t.version, of: map[string]string{}, pages: t.pages}
 	for controller, root := range t.roots {
 		dir := filepath.Join(root, p)
+		g.of[controller] = dir
 		if !slices.Contains(g.dirs, dir) {
 			g.dirs = append(g.dirs, dir)
 		}

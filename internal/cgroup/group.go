@@ -18,8 +18,13 @@ import (
 
 // Group is one control group by its names. It is a value; nothing needs to exist.
 type Group struct {
-	oci     string
+	oci string
+	// path is the group's name below the roots of the hierarchies.
+	path    string
 	version int
+	// of has the directory for each v1 controller, or the one of v2 as wholeTree.
+	of    map[string]string
+	pages []string // sizes of huge pages
 	// dirs are absolute: one in v2, one for each hierarchy in v1.
 	dirs []string
 	// memory, pids and freezer are those of dirs with these controllers. Every
@@ -31,6 +36,9 @@ type Group struct {
 
 // OCIPath is linux.cgroupsPath of the OCI runtime specification.
 func (g Group) OCIPath() string { return g.oci }
+
+// Path names the group as /proc/<pid>/cgroup does.
+func (g Group) Path() string { return g.path }
 
 // KillDir is the directory whose tree holds every process of the group.
 func (g Group) KillDir() string { return g.pids }

@@ -31,6 +31,7 @@ import (
 
 	"github.com/crio-minimal/crio/internal/cdi"
 	"github.com/crio-minimal/crio/internal/cgroup"
+	"github.com/crio-minimal/crio/internal/event"
 	"github.com/crio-minimal/crio/internal/fault"
 	"github.com/crio-minimal/crio/internal/image"
 	"github.com/crio-minimal/crio/internal/network"
@@ -93,6 +94,8 @@ type Settings struct {
 	KillWait time.Duration
 	// LogSizeMax in bytes; 0 or less is unlimited.
 	LogSizeMax int64
+	// ServesCAdvisor: the kubelet takes what pods use from its cAdvisor.
+	ServesCAdvisor bool
 	// DefaultSysctls of every pod, "name=value".
 	DefaultSysctls []string
 }
@@ -134,6 +137,7 @@ type Engine struct {
 	containerRecords record.Containers
 	index            index
 	ops              operations
+	events           event.Hub[*Event]
 	told             told
 	quarantined      []record.Broken
 	// usersRefused is why no layer can have the owners of a user namespace; nil where it can.

@@ -46,8 +46,8 @@ type blocked struct {
 type object[V any] struct {
 	// value is the snapshot: immutable, replaced by commit alone.
 	value atomic.Pointer[V]
-	// committing orders the pairs of "save, then swap". It is held over one small
-	// write and never by a reader.
+	// committing orders the triples of "save, then swap, then publish". It is held over
+	// one small write and never by a reader.
 	committing sync.Mutex
 	queue      queue
 	// conn is the connection to the monitor of the object's process; nil without one.
@@ -122,13 +122,14 @@ func (c *container) announce(v pod.Container) {
 	}
 }
 
-// commitSandbox is the only way to change a sandbox: step, save, swap. The caller
-// answers its client after it. On an error nothing has changed. A fact counts
+// commitSandbox is the only way to change a sandbox: step, save, swap, publish. The
+// caller answers its client after it. On an error nothing has changed. A fact counts
 // whether or not the disk takes it.
 func (e *Engine) commitSandbox(s *sandbox, event pod.SandboxEvent, durable record.Durable) error {
 	s.committing.Lock()
 	defer s.committing.Unlock()
-	next, err := s.snapshot().Step(event)
+	last := s.snapshot()
+	next, err := last.Step(event)
 	if err != nil {
 		return fault.As(fault.FailedPrecondition, err)
 	}
@@ -144,6 +145,7 @@ func (e *Engine) commitSandbox(s *sandbox, event pod.SandboxEvent, durable recor
 		e.Log.Error("what became of a sandbox could not be recorded", "sandbox", next.ID, "phase", next.Phase, "err", err)
 	}
 	s.value.Store(&next)
+	e.publish(last.Phase.Change(next.Phase), next.ID, next.ID)
 	return nil
 }
 
@@ -172,7 +174,8 @@ func containerFact(event pod.ContainerEvent) bool {
 func (e *Engine) commitContainer(c *container, event pod.ContainerEvent) error {
 	c.committing.Lock()
 	defer c.committing.Unlock()
-	next, err := c.snapshot().Step(event)
+	last := c.snapshot()
+	next, err := last.Step(event)
 	if err != nil {
 		return fault.As(fault.FailedPrecondition, err)
 	}
@@ -188,6 +191,7 @@ func (e *Engine) commitContainer(c *container, event pod.ContainerEvent) error {
 		e.Log.Error("what became of a container could not be recorded", "container", next.ID, "phase", next.Phase, "err", err)
 	}
 	c.value.Store(&next)
+	e.publish(last.Phase.Change(next.Phase), next.ID, next.SandboxID)
 	c.announce(next)
 	return nil
 }

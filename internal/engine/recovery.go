@@ -375,7 +375,7 @@ func (e *Engine) directories(path string) []string {
 // system of the pause process, which is the binary alone.
 func (e *Engine) MakeRunDirectories() error {
 	l := e.Layout
-	for _, dir := range []string{l.SandboxDirs(), l.ContainerDirs()} {
+	for _, dir := range []string{l.SandboxDirs(), l.ContainerDirs(), l.Nothing() + "/diff"} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("run directory: %w", err)
 		}

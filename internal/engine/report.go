@@ -31,7 +31,7 @@ func (e *Engine) Container(id string) (pod.Container, error) {
 func (e *Engine) Sandboxes() []pod.Sandbox {
 	var all []pod.Sandbox
 	for _, s := range e.index.sandboxes() {
-		if v := s.snapshot(); v.Phase != pod.SandboxCreating && v.Phase != pod.SandboxGone {
+		if v := s.snapshot(); v.Phase.Listed() {
 			all = append(all, v)
 		}
 	}
@@ -42,10 +42,17 @@ func (e *Engine) Sandboxes() []pod.Sandbox {
 }
 
 // Containers returns every container that a client may see, the newest first.
-func (e *Engine) Containers() []pod.Container {
+func (e *Engine) Containers() []pod.Container { return listed(e.index.containers()) }
+
+// ContainersOf returns those of one sandbox.
+func (e *Engine) ContainersOf(sandboxID string) []pod.Container {
+	return listed(e.index.containersOf(sandboxID))
+}
+
+func listed(containers []*container) []pod.Container {
 	var all []pod.Container
-	for _, c := range e.index.containers() {
-		if v := c.snapshot(); v.Phase != pod.ContainerCreating && v.Phase != pod.ContainerGone {
+	for _, c := range containers {
+		if v := c.snapshot(); v.Phase.Listed() {
 			all = append(all, v)
 		}
 	}
@@ -66,6 +73,10 @@ type Report struct {
 	// LogDropped counts the bytes of output that no log took, of the containers that
 	// have ended since the daemon began.
 	LogDropped uint64
+	// Subscribers are those to the events; SubscribersDropped those that did not read
+	// them in time, since the daemon began.
+	Subscribers        int
+	SubscribersDropped uint64
 }
 
 // BlockedReport is an object whose teardown failed and is being tried again.
@@ -85,6 +96,7 @@ func (e *Engine) Report() Report {
 		Sandboxes: map[pod.SandboxPhase]int{}, Containers: map[pod.ContainerPhase]int{}, Operations: e.ops.report(),
 		LogDropped: e.logDropped.Load(),
 	}
+	r.Subscribers, r.SubscribersDropped = e.events.Counts()
 	for _, s := range e.index.sandboxes() {
 		v := s.snapshot()
 		r.Sandboxes[v.Phase]++

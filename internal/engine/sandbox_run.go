@@ -103,6 +103,9 @@ func (e *Engine) makeSandbox(ctx context.Context, op *operation, s *sandbox) err
 	if err := e.Cgroups.MakeParents(v.Cgroups); err != nil {
 		return fmt.Errorf("cgroup %s: %w", v.ID, err)
 	}
+	if err := e.makeCountersGroup(v); err != nil {
+		return err
+	}
 	op.stage("files")
 	if err := e.sandboxFiles(v); err != nil {
 		return fmt.Errorf("sandbox files %s: %w", v.ID, err)

@@ -91,7 +91,7 @@ func (e *Engine) quietSandbox(ctx context.Context, op *operation, s *sandbox) er
 	if err := netns.Remove(ctx, e.Layout.NamespaceDir(v.ID)); err != nil {
 		return fmt.Errorf("namespaces %s: %w", v.ID, err)
 	}
-	return nil
+	return e.removeCountersGroup(ctx, v)
 }
 
 // stopPause ends the pause process, if the pod has one, and its monitor.

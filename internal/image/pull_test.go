@@ -292,11 +292,11 @@ func TestSlowDownloadIsNotStalled(t *testing.T) {
 			_, _ = w.Write(data[:n])
 			w.(http.Flusher).Flush()
 			data = data[n:]
-			time.Sleep(150 * time.Millisecond) // the slowness under test
+			time.Sleep(200 * time.Millisecond) // the slowness under test
 		}
 		return true
 	})
-	o.StallTimeout = 1500 * time.Millisecond
+	o.StallTimeout = 3 * time.Second // a busy machine stops us for a second, too
 	begun := time.Now()
 	pullOK(t, open(t, o), p.host+"/a:v1", img)
 	if time.Since(begun) < o.StallTimeout {

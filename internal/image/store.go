@@ -144,6 +144,12 @@ func nameDamage(root, driver string, err error) error {
 	return err
 }
 
+// Place tells the graph driver and the directory of the store, and the directory of the
+// images where they are apart from it, else "".
+func (s *Store) Place() (driver, root, images string) {
+	return s.store.GraphDriverName(), s.store.GraphRoot(), s.store.ImageStore()
+}
+
 // Storage returns the store below, which this Store owns: only for rootfs.New.
 func (s *Store) Storage() storage.Store { return s.store }
 

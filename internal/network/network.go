@@ -17,8 +17,8 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 )
 
-// interfaceName is the pod's end of the network, as every CNI runtime calls it.
-const interfaceName = "eth0"
+// Interface is the pod's end of the network, as every CNI runtime calls it.
+const Interface = "eth0"
 
 // Options of the network; they do not change while the daemon lives.
 type Options struct {
@@ -147,7 +147,7 @@ func inTime(ctx context.Context, err error) error {
 
 func runtimeConf(p Pod) *libcni.RuntimeConf {
 	rt := &libcni.RuntimeConf{
-		ContainerID: p.ID, NetNS: p.Netns, IfName: interfaceName,
+		ContainerID: p.ID, NetNS: p.Netns, IfName: Interface,
 		// The names that plugins know from the first Kubernetes runtimes.
 		Args: [][2]string{
 			{"IgnoreUnknown", "1"}, {"K8S_POD_NAMESPACE", p.Namespace}, {"K8S_POD_NAME", p.Name},

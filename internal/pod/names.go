@@ -70,6 +70,10 @@ func (l Layout) ContainerDirs() string { return filepath.Join(l.Run, "containers
 // A pause process has the one of its sandbox's ID.
 func (l Layout) ContainerDir(id string) string { return filepath.Join(l.ContainerDirs(), id) }
 
+// Nothing is what stands for the root file system of a pod without a process: "diff" in
+// it, where cAdvisor looks for what was written, is empty.
+func (l Layout) Nothing() string { return filepath.Join(l.Run, "nothing") }
+
 // Rootfs is where the root file system of a process in a user namespace is bound, since
 // the storage's own directories are closed to the root of that namespace.
 func (l Layout) Rootfs(id string) string { return filepath.Join(l.ContainerDir(id), "rootfs") }

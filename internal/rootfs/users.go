@@ -70,10 +70,7 @@ func (s *Store) mountMapped(layer string, opts Options) (merged string, err erro
 	if err != nil {
 		return "", err
 	}
-	options := fmt.Sprintf("volatile,lowerdir=%s,upperdir=%s,workdir=%s", lower, short.of(dirs.upper), short.of(dirs.work))
-	if short.err != nil {
-		return "", short.err
-	}
+	options := fmt.Sprintf("volatile,lowerdir=%s,upperdir=%s,workdir=%s", lower, escape(dirs.upper), escape(dirs.work))
 	if opts.MountLabel != "" {
 		options += fmt.Sprintf(",context=%q", opts.MountLabel)
 	}
@@ -105,34 +102,40 @@ func mapLower(dirs layerDirs, users *os.File, short *shortPaths) (string, error)
 				return "", err
 			}
 		}
-		lower = append(lower, short.of(mapped[home]+strings.TrimPrefix(dir, home)))
+		name, err := short.of(mapped[home] + strings.TrimPrefix(dir, home))
+		if err != nil {
+			return "", err
+		}
+		lower = append(lower, name)
 	}
 	return strings.Join(lower, ":"), nil
 }
 
-// shortPaths are other names of directories: mount(2) takes one page of options, which
-// has to do for a hundred layers, and has its own ideas about commas and colons in them.
+// shortPaths are other names of directories, as long as they are open: mount(2) takes one
+// page of options, which has to do for a hundred layers.
 type shortPaths struct {
 	open []*os.File
-	err  error // the first
 }
 
-func (s *shortPaths) of(path string) string {
+func (s *shortPaths) of(path string) (string, error) {
 	f, err := openPath(path)
 	if err != nil {
-		if s.err == nil {
-			s.err = err
-		}
-		return ""
+		return "", err
 	}
 	s.open = append(s.open, f)
-	return fmt.Sprintf("/proc/self/fd/%d", f.Fd())
+	return fmt.Sprintf("/proc/self/fd/%d", f.Fd()), nil
 }
 
 func (s *shortPaths) close() {
 	for _, f := range s.open {
 		f.Close()
 	}
+}
+
+// escape keeps a path one word among the options of overlay. Upper and work directory
+// keep their names there, for whoever looks for them in mountinfo.
+func escape(path string) string {
+	return strings.NewReplacer(`\`, `\\`, ",", `\,`, ":", `\:`).Replace(path)
 }
 
 // mountFlags are those of the storage's mountopt (storage.conf(5)); the library's other

@@ -31,6 +31,7 @@ type Config struct {
 	Runtime Runtime `toml:"runtime" doc:"How containers run."`
 	Image   Image   `toml:"image" doc:"Where images come from. What concerns single registries stays in registries.conf(5), containers-policy.json(5) and certs.d."`
 	Network Network `toml:"network" doc:"How pods get their network: CNI."`
+	Stats   Stats   `toml:"stats" doc:"What is told of what pods use."`
 
 	origins  map[string]string
 	warnings []string
@@ -111,6 +112,11 @@ type Network struct {
 	CacheDir          string   `toml:"cache_dir" alias:"cni-cache-dir" rule:"abs,required" doc:"Directory in which libcni keeps what each ADD returned, for the DEL. Not in CRI-O."`
 }
 
+// Stats is the table [crio.stats].
+type Stats struct {
+	IncludedPodMetrics []string `toml:"included_pod_metrics" rule:"oneof=all cpu disk diskIO hugetlb memory network oom pressure process spec" doc:"Groups of the metrics that the kubelet can take from crio: all, or any of cpu, disk, diskIO, hugetlb, memory, network, oom, pressure, process, spec. CRI-O's default is none."`
+}
+
 // maxMsgSize is CRI-O's limit of a gRPC message, in bytes: lists of a full node
 // exceed gRPC's own 4 MiB.
 const maxMsgSize = 80 << 20
@@ -156,6 +162,7 @@ func Default() *Config {
 			PluginDirs: []string{"/opt/cni/bin/", "/usr/lib/cni/"},
 			CacheDir:   "/var/lib/cni",
 		},
+		Stats: Stats{IncludedPodMetrics: []string{"all"}},
 	}
 }
 

@@ -32,7 +32,7 @@ func unserved() []string {
 	add("crio.network", `cni_status_grace_period plugin_dir`)
 	add("crio.metrics", `enable_metrics metrics_collectors metrics_host metrics_port metrics_socket metrics_cert metrics_key`)
 	add("crio.tracing", `enable_tracing tracing_endpoint tracing_sampling_rate_per_million`)
-	add("crio.stats", `collection_period stats_collection_period included_pod_metrics`)
+	add("crio.stats", `collection_period stats_collection_period`)
 	add("crio.nri", `enable_nri nri_plugin_dir nri_plugin_config_dir nri_listen nri_disable_connections
 		nri_plugin_registration_timeout nri_plugin_request_timeout default_validator.**`)
 	return keys
