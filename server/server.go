@@ -36,7 +36,7 @@ type Options struct {
 	Log    *slog.Logger
 }
 
-// Parts are what the calls are passed on to. Their owner closes them after the server.
+// Parts are what the server answers from. Their owner closes them after it.
 type Parts struct {
 	Engine   *engine.Engine
 	Images   *image.Store
@@ -66,10 +66,11 @@ type Server struct {
 	endEvents context.CancelFunc
 }
 
-// New makes a server over the parts.
-func New(o Options, p Parts) *Server {
+// New makes a server that does not listen yet.
+func New(o Options, parts Parts) *Server {
 	s := &Server{
-		Options: o, engine: p.Engine, images: p.Images, networks: p.Networks, stats: p.Stats, streams: p.Streams, started: time.Now(),
+		Options: o, engine: parts.Engine, images: parts.Images, networks: parts.Networks, stats: parts.Stats, streams: parts.Streams,
+		started: time.Now(),
 	}
 	s.ending, s.endEvents = context.WithCancel(context.Background())
 	s.grpc = grpc.NewServer(

@@ -29,6 +29,7 @@ func conformImageCases() []conformCase {
 			name: "images that cannot be mounts", run: conformImageMountRefused,
 			refuses: []string{"Mount.image", "Mount.image_sub_path", "Mount.host_path", "Mount.readonly", "Mount.propagation", "Mount.mount_options"},
 		},
+		{name: "sub path of a volume that is no image", run: conformVolumeSubPath, proves: []string{"Mount.image_sub_path"}},
 		{
 			name: "volumes of an image", run: conformImageVolumes,
 			proves: []string{"LinuxContainerSecurityContext.readonly_rootfs"},
@@ -170,6 +171,19 @@ func conformImageMount(c *conform) {
 	c.sees(id, "cat /made/for/it/models/weights", "v2")
 }
 
+// The kubelet (1.36, makeMounts) has resolved the sub path of a volume already, in
+// host_path, and hands it on all the same.
+func conformVolumeSubPath(c *conform) {
+	dir := c.t.TempDir()
+	if err := os.WriteFile(dir+"/file", []byte("found"), 0o644); err != nil {
+		c.t.Fatal(err)
+	}
+	id := c.sleeper(func(config *cri.ContainerConfig) {
+		config.Mounts = []*cri.Mount{{ContainerPath: "/vol", HostPath: dir, ImageSubPath: "below"}}
+	})
+	c.sees(id, "cat /vol/file", "found")
+}
+
 func conformImageMountRefused(c *conform) {
 	ref := c.registry().Push(c.t, "data", "v1", c.dataImage(c.t.Name()))
 	data := c.pull(ref)
@@ -189,7 +203,6 @@ func conformImageMountRefused(c *conform) {
 		{with(func(m *cri.Mount) { m.HostPath = c.dir }), codes.InvalidArgument, "host_path"},
 		{with(func(m *cri.Mount) { m.Readonly = false }), codes.InvalidArgument, "readonly"},
 		{with(func(m *cri.Mount) { m.Propagation = cri.MountPropagation_PROPAGATION_BIDIRECTIONAL }), codes.InvalidArgument, "propagation"},
-		{&cri.Mount{ContainerPath: "/vol", HostPath: c.dir, ImageSubPath: "a"}, codes.InvalidArgument, "image_sub_path"},
 		{with(func(m *cri.Mount) { m.Image = &cri.ImageSpec{} }), codes.InvalidArgument, "image is set"},
 		{imageMount("localhost/absent:v1", "/vol", ""), codes.NotFound, "pull it first"},
 		{imageMount("UPPER", "/vol", ""), codes.InvalidArgument, "UPPER"},

@@ -244,7 +244,9 @@ func (n *node) liveOn(image string, workers int) (stop func()) {
 			}
 		})
 	}
-	return func() { over.Store(true); wait.Wait() }
+	stop = sync.OnceFunc(func() { over.Store(true); wait.Wait() })
+	n.t.Cleanup(stop) // before the node looks for what is left
+	return stop
 }
 
 // Whoever lists once and then follows the events knows what the lists tell, whatever
@@ -344,20 +346,21 @@ func TestSubscriberThatNeverReads(t *testing.T) {
 	events := n.stalled()
 	lists, lines := measure()
 	t.Logf("p99 of lists %s, before %s; %.0f lines a second, before %.0f", lists, listsBefore, lines, linesBefore)
-	if lists > max(5*time.Millisecond, 2*listsBefore) {
+	if lists > max(5*time.Millisecond, 3*listsBefore) {
 		t.Errorf("p99 of lists is %s, and was %s without the subscriber", lists, listsBefore)
 	}
 	if lines < linesBefore/2 {
 		t.Errorf("a container writes %.0f lines a second, and wrote %.0f", lines, linesBefore)
 	}
 	stop := n.manyEvents(4, 0)
-	n.await("the end of the subscription", func() error {
-		if got := n.status(); got.SubscribersDropped != 1 || got.Subscribers != 1 {
-			return fmt.Errorf("%d subscribers, %d dropped", got.Subscribers, got.SubscribersDropped)
-		}
-		return nil
-	})
+	// As long as a busy machine takes for a thousand events.
+	for end := time.Now().Add(5 * waitTime); n.status().SubscribersDropped == 0 && time.Now().Before(end); {
+		<-time.After(50 * time.Millisecond)
+	}
 	stop()
+	if got := n.status(); got.SubscribersDropped != 1 || got.Subscribers != 1 {
+		t.Fatalf("%d subscribers, %d dropped", got.Subscribers, got.SubscribersDropped)
+	}
 	n.agrees(follower)
 
 	read := 0
@@ -405,7 +408,9 @@ func (n *node) manyEvents(workers int, pause time.Duration) (stop func()) {
 			}
 		})
 	}
-	return func() { over.Store(true); wait.Wait() }
+	stop = sync.OnceFunc(func() { over.Store(true); wait.Wait() })
+	n.t.Cleanup(stop) // before the node looks for what is left
+	return stop
 }
 
 func p99(all []time.Duration) time.Duration {

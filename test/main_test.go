@@ -4,94 +4,22 @@
 package test
 
 import (
-	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/crio-minimal/crio/internal/cgroup"
+	"github.com/crio-minimal/crio/test/fixture"
 )
 
-// inside marks the process that runs the tests in namespaces of its own.
-const inside = "CRIO_TEST_INSIDE"
-
-// TestMain runs the tests in a network and a mount namespace of their own: bridges,
-// packet filter rules, forwarding and mounts of theirs are not the machine's.
+// TestMain runs the tests in a network and a mount namespace of their own.
 func TestMain(m *testing.M) {
-	if os.Getenv(inside) != "" {
-		os.Exit(run(m))
-	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), inside+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Unshareflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL,
-	}
-	err := cmd.Run()
-	var exit *exec.ExitError
-	switch {
-	case errors.As(err, &exit):
-		os.Exit(exit.ExitCode())
-	case err != nil:
-		fmt.Fprintln(os.Stderr, "test: a network namespace is needed, and so is root:", err)
-		os.Exit(1)
-	}
-}
-
-func run(m *testing.M) int {
-	if out, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "test: loopback: %v\n%s", err, out)
-		return 1
-	}
-	if err := withoutHybrid(); err != nil {
-		fmt.Fprintln(os.Stderr, "test: cgroups of a hybrid node:", err)
-		return 1
-	}
-	defer removeCgroups()
-	return m.Run()
-}
-
-// withoutHybrid gives a node of both cgroup versions the looks of one with the first
-// alone, in this mount namespace: crun refuses to run with both.
-func withoutHybrid() error {
-	const root = "/sys/fs/cgroup"
-	if _, err := os.Stat(root + "/unified/cgroup.procs"); err != nil {
-		return nil
-	}
-	dir, err := os.MkdirTemp("", "crio-test-cgroup-")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(dir)
-	if err := unix.Mount("cgroup", dir, "tmpfs", 0, "mode=755"); err != nil {
-		return fmt.Errorf("mount %s: %w", dir, err)
-	}
-	hierarchies, err := os.ReadDir(root)
-	if err != nil {
-		return err
-	}
-	for _, entry := range hierarchies {
-		if entry.Name() == "unified" {
-			continue
-		}
-		target := filepath.Join(dir, entry.Name())
-		if err := os.Mkdir(target, 0o755); err != nil {
-			return err
-		}
-		if err := unix.Mount(filepath.Join(root, entry.Name()), target, "", unix.MS_BIND, ""); err != nil {
-			return fmt.Errorf("bind %s: %w", target, err)
-		}
-	}
-	if err := unix.Unmount(root+"/unified", unix.MNT_DETACH); err != nil {
-		return fmt.Errorf("unmount unified: %w", err)
-	}
-	return unix.Mount(dir, root, "", unix.MS_MOVE, "")
+	os.Exit(fixture.Inside(m, func(m *testing.M) int {
+		defer removeCgroups()
+		return m.Run()
+	}))
 }
 
 // removeCgroups takes the parents of this run's cgroups away, which the daemons leave

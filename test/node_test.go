@@ -137,39 +137,17 @@ func (n *node) write(name, text string) {
 	}
 }
 
-func (n *node) config(o options) string {
-	registries, policy, certs := n.path("registries.conf"), n.path("policy.json"), ""
-	n.write("registries.conf", "unqualified-search-registries = []\n")
-	n.write("policy.json", `{"default":[{"type":"insecureAcceptAnything"}]}`)
-	if o.registry != nil {
-		registries, certs = o.registry.RegistriesConf, o.registry.CertsDir
+// fixture says where the node's daemon has everything.
+func (n *node) fixture(o options) fixture.Daemon {
+	return fixture.Daemon{
+		Dir: n.dir, Socket: n.socket, CgroupManager: cgroupManager(), MonitorsCgroup: monitorsParent(),
+		Number: n.number, Registry: o.registry,
 	}
-	return fmt.Sprintf(`
-[crio]
-root = %q
-runroot = %q
-storage_driver = "overlay"
-state_dir = %q
-run_dir = %q
-[crio.api]
-listen = %q
-[crio.runtime]
-conmon = %q
-conmon_cgroup = %q
-cgroup_manager = %q
-log_level = "debug"
-[crio.image]
-registries_conf = %q
-registries_conf_dir = %q
-signature_policy = %q
-certs_dir = %q
-[crio.network]
-network_dir = %q
-plugin_dirs = ["/usr/lib/cni", "/opt/cni/bin"]
-cache_dir = %q
-`, n.path("storage"), n.path("storage-run"), n.path("state"), n.path("run"), n.socket, binary(n.t, "conmon"), monitorsParent(), cgroupManager(),
-		registries, n.path("conf.d"), policy, certs, n.path("cni"), n.path("cni-cache")) + o.conf
 }
+
+func (n *node) config(o options) string { return n.fixture(o).Conf(n.t) + o.conf }
+
+func (n *node) conflist() string { return n.fixture(options{}).Conflist() }
 
 // monitorsParent is the daemon's own group with systemd, by default.
 func monitorsParent() string {
@@ -179,31 +157,7 @@ func monitorsParent() string {
 	return testParent() + "monitors"
 }
 
-// conflist is a chain of the stock plugins on a bridge of the node's own.
-func (n *node) conflist() string {
-	return fmt.Sprintf(`{"cniVersion":"1.0.0","name":"test%d","plugins":[
-		{"type":"bridge","bridge":"crio-t%d","isGateway":true,"ipMasq":false,"hairpinMode":true,
-		 "ipam":{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":"10.%d.%d.0/24"}]],"routes":[{"dst":"0.0.0.0/0"}]}},
-		{"type":"portmap","capabilities":{"portMappings":true},"snat":true}]}`,
-		n.number, n.number, n.path("ipam"), 200+n.number/250, n.number%250)
-}
-
-// binary is a program that make has built.
-func binary(t *testing.T, name string) string {
-	t.Helper()
-	build := os.Getenv("CRIO_BUILD")
-	if build == "" {
-		build = "../build"
-	}
-	path, err := filepath.Abs(filepath.Join(build, name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(path); err != nil {
-		t.Fatalf("%v: run make integration", err)
-	}
-	return path
-}
+func binary(t *testing.T, name string) string { return fixture.Binary(t, name) }
 
 // start runs the daemon and waits for its first answer.
 func (n *node) start() {
@@ -323,7 +277,7 @@ func (n *node) close() {
 		n.t.Errorf("the daemon has a data race:\n%s", n.output.String())
 	}
 	_ = sys.Unmount(n.path("storage/overlay"))
-	if out, err := exec.Command("ip", "link", "del", fmt.Sprintf("crio-t%d", n.number)).CombinedOutput(); err != nil && !bytes.Contains(out, []byte("Cannot find")) {
+	if out, err := exec.Command("ip", "link", "del", n.fixture(options{}).Bridge()).CombinedOutput(); err != nil && !bytes.Contains(out, []byte("Cannot find")) {
 		n.t.Errorf("bridge: %v: %s", err, out)
 	}
 }

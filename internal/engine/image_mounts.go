@@ -35,12 +35,10 @@ func (e *Engine) checkImages(config *cri.ContainerConfig) error {
 	return nil
 }
 
-// checkImageMount follows Mount.image and .image_sub_path in the proto.
+// checkImageMount follows Mount.image and .image_sub_path in the proto. The sub path of a
+// mount without an image means nothing: the kubelet sends the one of every volume.
 func checkImageMount(m *cri.Mount) error {
 	if m.GetImage() == nil {
-		if m.GetImageSubPath() != "" {
-			return errors.New("image_sub_path is set without image")
-		}
 		return nil
 	}
 	switch {
