@@ -240,13 +240,13 @@ func TestExecEndsWithAClientWhoseInputIsNotTaken(t *testing.T) {
 	pod := n.podConfig()
 	id := n.runContainer(n.runPod(pod), pod, n.containerConfig(image, "sleep", "99"))
 	before := n.settled()
-	for _, protocol := range []string{"spdy v4.channel.k8s.io", "ws v4.channel.k8s.io"} {
+	// More kilobytes than the pipe and the library hold, and less than the socket holds
+	// besides: behind more than that the kernel itself does not hear of the end.
+	for protocol, kilobytes := range map[string]int{"spdy v4.channel.k8s.io": 130, "ws v4.channel.k8s.io": 85} {
 		w := wants{stdin: true, stdout: true}
 		c := n.open(protocol, n.execURL(id, w, shell("echo ready; sleep 3600")...), w)
 		readUntil(t, c.stdout, "ready")
-		// More than the pipe and the library hold, and less than the socket holds besides:
-		// behind more than that the kernel itself does not hear of the end.
-		for range 160 {
+		for range kilobytes {
 			if _, err := c.stdin.Write(make([]byte, 1<<10)); err != nil {
 				t.Fatal(err)
 			}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 
 	"golang.org/x/sys/unix"
 
@@ -40,8 +39,7 @@ func (e *Engine) Attachable(id string, tty, stdin bool) (string, error) {
 
 // Attach joins a client to the stdio of a running container until the container has no
 // more output, or ctx ends. A client that is too slow is left behind by the monitor, and
-// gets an error; the container waits for nobody. Where there is no output to wait for,
-// the end of the container is what ends it.
+// gets an error; the container waits for nobody.
 func (e *Engine) Attach(ctx context.Context, id string, s stdio.Streams) error {
 	c, err := e.running(id)
 	if err != nil {
@@ -89,5 +87,3 @@ func (e *Engine) Attach(ctx context.Context, id string, s stdio.Streams) error {
 type attachedInput struct{ *monitor.Attachment }
 
 func (a attachedInput) Close() error { return a.CloseWrite() }
-
-var _ io.WriteCloser = attachedInput{}

@@ -10,7 +10,8 @@ import (
 )
 
 // Hangup tells when the peer of a stream socket has closed it, or its sending half, also
-// while nobody reads what it sent before.
+// while nobody reads what it sent before, as long as that fits the socket: the end comes
+// behind it. Of a peer that died with more than that, TCP's keepalive tells in minutes.
 type Hangup struct{ epoll *os.File }
 
 // WatchHangup begins to watch. The caller closes the Hangup; the socket stays its own.
