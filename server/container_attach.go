@@ -15,7 +15,7 @@ func (s *Server) Attach(_ context.Context, r *cri.AttachRequest) (*cri.AttachRes
 		return nil, err
 	}
 	var err error
-	if p.Container, err = s.engine.Attachable(r.GetContainerId(), p.TTY, p.Stdin); err != nil {
+	if p.Container, p.Over, err = s.engine.Attachable(r.GetContainerId(), p.TTY, p.Stdin); err != nil {
 		return nil, err
 	}
 	url, err := s.streams.Attach(p)

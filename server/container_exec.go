@@ -19,7 +19,7 @@ func (s *Server) Exec(_ context.Context, r *cri.ExecRequest) (*cri.ExecResponse,
 		return nil, fault.New(fault.InvalidArgument, "cmd is empty")
 	}
 	var err error
-	if p.Container, err = s.engine.Runnable(r.GetContainerId()); err != nil {
+	if p.Container, p.Over, err = s.engine.Runnable(r.GetContainerId()); err != nil {
 		return nil, err
 	}
 	url, err := s.streams.Exec(p, r.GetCmd())

@@ -13,28 +13,34 @@ import (
 )
 
 // Runnable refuses a container in which no command can run now, and returns the whole ID.
-func (e *Engine) Runnable(id string) (string, error) {
+// over is closed when its pod has no running container any more and loses its network.
+func (e *Engine) Runnable(id string) (whole string, over <-chan struct{}, err error) {
 	c, err := e.running(id)
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
-	return c.snapshot().ID, nil
+	v := c.snapshot()
+	s, err := e.index.sandbox(v.SandboxID)
+	if err != nil {
+		return "", nil, err
+	}
+	return v.ID, s.over, nil
 }
 
 // Attachable is the same for attach: what it takes part in has to be there.
-func (e *Engine) Attachable(id string, tty, stdin bool) (string, error) {
+func (e *Engine) Attachable(id string, tty, stdin bool) (whole string, over <-chan struct{}, err error) {
 	c, err := e.running(id)
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	v := c.snapshot()
 	switch {
 	case tty != v.Config.GetTty():
-		return "", fault.New(fault.InvalidArgument, "tty: %t, but container %s has tty: %t", tty, v.ID, v.Config.GetTty())
+		return "", nil, fault.New(fault.InvalidArgument, "tty: %t, but container %s has tty: %t", tty, v.ID, v.Config.GetTty())
 	case stdin && !v.Config.GetStdin():
-		return "", fault.New(fault.FailedPrecondition, "stdin: container %s was made without: set stdin in its ContainerConfig", v.ID)
+		return "", nil, fault.New(fault.FailedPrecondition, "stdin: container %s was made without: set stdin in its ContainerConfig", v.ID)
 	}
-	return v.ID, nil
+	return e.Runnable(id)
 }
 
 // Attach joins a client to the stdio of a running container until the container has no

@@ -29,10 +29,9 @@ const (
 	// drainTime is how long the output of a process that has ended is waited for, when
 	// somebody whom it left behind holds it open.
 	drainTime = 200 * time.Millisecond
-	// drainBytes are the most that are read after the end. They are more than what a pipe
-	// or a terminal holds, so that what the process itself wrote is all among them.
-	drainBytes = 128 << 10
-	copyBytes  = 32 << 10
+	// terminalBytes is more than what a terminal holds (tty_buffer.c: 64 KiB).
+	terminalBytes = 128 << 10
+	copyBytes     = 32 << 10
 )
 
 // Output is the reading end of a process's pipe or terminal.
@@ -65,14 +64,14 @@ func (o *Output) Finish() error {
 
 func (o *Output) copy(w io.Writer) error {
 	buffer := make([]byte, copyBytes)
-	for ended, left := false, drainBytes; left > 0; {
+	for ended, left := false, 1; left > 0; {
 		n, err := o.file.Read(buffer)
 		if _, err := w.Write(buffer[:n]); n > 0 && err != nil {
 			return err
 		}
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded) && !ended:
-			ended = true
+			ended, left = true, o.holds()
 		case errors.Is(err, io.EOF), errors.Is(err, unix.EIO), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, os.ErrClosed):
 			return nil // EIO is the end of a terminal's output
 		case err != nil:
@@ -86,4 +85,20 @@ func (o *Output) copy(w io.Writer) error {
 		}
 	}
 	return nil
+}
+
+// holds is the most that what the process itself wrote can be, in bytes: a pipe is as
+// large as anybody who has it wants it (F_SETPIPE_SZ of fcntl(2)).
+func (o *Output) holds() int {
+	size := terminalBytes
+	raw, err := o.file.SyscallConn()
+	if err != nil {
+		return size
+	}
+	_ = raw.Control(func(fd uintptr) {
+		if pipe, err := unix.FcntlInt(fd, unix.F_GETPIPE_SZ, 0); err == nil {
+			size = max(size, pipe)
+		}
+	})
+	return size
 }

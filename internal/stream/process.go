@@ -20,18 +20,20 @@ type Process struct {
 	// Container is the whole ID.
 	Container                  string
 	Stdin, Stdout, Stderr, TTY bool
+	// Over, when it is closed, ends the session: the pod has been stopped.
+	Over <-chan struct{}
 }
 
 // Exec returns the URL at which a client finds the command.
 func (s *Server) Exec(p Process, cmd []string) (string, error) {
-	return s.url(offer{kind: "exec", object: p.Container, run: func(x *session, w http.ResponseWriter, r *http.Request) {
+	return s.url(offer{kind: "exec", object: p.Container, over: p.Over, run: func(x *session, w http.ResponseWriter, r *http.Request) {
 		remotecommand.ServeExec(w, r, process{x, p}, "", "", p.Container, cmd, p.options(), 0, createTimeout, remotecommand.SupportedStreamingProtocols)
 	}})
 }
 
 // Attach returns the URL at which a client finds the container's stdio.
 func (s *Server) Attach(p Process) (string, error) {
-	return s.url(offer{kind: "attach", object: p.Container, run: func(x *session, w http.ResponseWriter, r *http.Request) {
+	return s.url(offer{kind: "attach", object: p.Container, over: p.Over, run: func(x *session, w http.ResponseWriter, r *http.Request) {
 		remotecommand.ServeAttach(w, r, process{x, p}, "", "", p.Container, p.options(), 0, createTimeout, remotecommand.SupportedStreamingProtocols)
 	}})
 }

@@ -1,8 +1,10 @@
 package stream
 
 import (
+	"bufio"
 	"context"
 	"errors"
+	"net"
 	"net/http"
 	"sync"
 	"time"
@@ -57,17 +59,35 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	x.watch(hangup)
-	of.run(x, w, r.WithContext(x.ctx))
+	a := &answer{ResponseWriter: w}
+	of.run(x, a, r.WithContext(x.ctx))
 	x.cancel(nil)
 	x.mu.Lock()
 	x.ended = true
 	x.mu.Unlock()
-	// What still reads from the client ends with the connection.
-	x.conn.Close()
+	if a.hijacked {
+		// What still reads from the client ends with the connection.
+		x.conn.Close()
+	}
 	_ = hangup.Close() // which ends its wait
 	x.group.Wait()
-	<-x.conn.closed
+	if a.hijacked {
+		<-x.conn.closed
+	}
 	s.Log.Debug("session", "kind", of.kind, "object", of.object, "took", time.Since(begun), "err", x.err)
+}
+
+// answer knows whether the connection is the session's own. One that is not has a refusal
+// on it that net/http has still to send, before it closes it.
+type answer struct {
+	http.ResponseWriter
+	hijacked bool
+}
+
+func (a *answer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := http.NewResponseController(a.ResponseWriter).Hijack()
+	a.hijacked = err == nil
+	return conn, rw, err
 }
 
 // begin counts a session, unless the server is closing.
@@ -100,6 +120,8 @@ func (x *session) watch(hangup *sys.Hangup) {
 			case <-x.ctx.Done():
 			}
 			x.cancel(errGone)
+			// Output that the client does not take must not keep what makes it.
+			x.conn.Close()
 		case <-x.over:
 			x.cancel(errOver)
 			x.conn.Close()

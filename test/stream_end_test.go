@@ -1,0 +1,87 @@
+package test
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// A client that asks in a way that cannot be served is told so.
+func TestRefusalOfASessionReachesItsClient(t *testing.T) {
+	n, image := readyNode(t, options{})
+	pod := n.podConfig()
+	box := n.runPod(pod)
+	id := n.runContainer(box, pod, n.containerConfig(image, "sleep", "99"))
+	for _, address := range []string{n.execURL(id, wants{stdout: true}, "true"), n.forwardURL(box)} {
+		a, err := http.Get(address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.Body.Close()
+		if a.StatusCode < 400 || a.StatusCode > 499 {
+			t.Errorf("a GET that does not upgrade: %s", a.Status)
+		}
+	}
+	to, err := url.Parse(n.execURL(id, wants{stdout: true}, "true"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := net.Dial("tcp", to.Host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v9\r\nContent-Length: 0\r\n\r\n", to.Path, to.Host)
+	if answer, err := io.ReadAll(conn); err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 403 ") {
+		t.Errorf("an unknown protocol: %q, %v", answer, err)
+	}
+}
+
+// A command whose output nobody takes ends with its client, or with its pod.
+func TestSessionEndsThoughItsClientDoesNotRead(t *testing.T) {
+	n, image := readyNode(t, options{})
+	pod := n.podConfig()
+	box := n.runPod(pod)
+	id := n.runContainer(box, pod, n.containerConfig(image, "sleep", "99"))
+	begin := func() *net.TCPConn {
+		conn, _ := dialWebSocket(t, "v4.channel.k8s.io", n.execURL(id, wants{stdout: true}, "yes"))
+		n.await("the session", func() error { return n.wantSessions(1) })
+		return conn.(*net.TCPConn)
+	}
+	half := begin()
+	if err := half.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	n.await("the session's end with its client", func() error { return n.wantSessions(0) })
+	if got := string(n.exec(id, "ps").GetStdout()); strings.Contains(got, "yes") {
+		t.Errorf("the command goes on:\n%s", got)
+	}
+	half.Close()
+
+	deaf := begin()
+	defer deaf.Close()
+	if _, err := n.RemovePodSandbox(n.ctx(), &cri.RemovePodSandboxRequest{PodSandboxId: box}); err != nil {
+		t.Fatal(err)
+	}
+	n.await("the session's end with its pod", func() error { return n.wantSessions(0) })
+}
+
+// wantSessions counts the sessions of exec that are open.
+func (n *node) wantSessions(want int) error {
+	open := 0
+	for _, op := range n.status().Operations {
+		if op.Stage == "open" && op.Kind == "exec" {
+			open++
+		}
+	}
+	if open != want {
+		return fmt.Errorf("%d sessions are open, want %d", open, want)
+	}
+	return nil
+}
