@@ -364,10 +364,6 @@ func (t *Tree) group(p, oci string) Group {
 			g.pids = dir
 		case "freezer":
 			g.freezer = dir
-		case "cpuset":
-			g.cpuset = dir
-		case hybridTree:
-			g.unified = dir
 		}
 	}
 	slices.Sort(g.dirs)

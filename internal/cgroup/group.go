@@ -22,7 +22,7 @@ type Group struct {
 	// path is the group's name below the roots of the hierarchies.
 	path    string
 	version int
-	// of has the directory for each v1 controller, or the one of v2 as wholeTree.
+	// of has the directory for each key of Tree.roots; nil for a group made by Sub.
 	of    map[string]string
 	pages []string // sizes of huge pages
 	// dirs are absolute: one in v2, one for each hierarchy in v1.
@@ -30,9 +30,6 @@ type Group struct {
 	// memory, pids and freezer are those of dirs with these controllers. Every
 	// process of the group is in pids, whatever else a sub-group is made in.
 	memory, pids, freezer string
-	// In v1 alone: cpuset is the one whose new groups are useless until they are filled,
-	// unified the one that is a v2 hierarchy, on a hybrid node.
-	cpuset, unified string
 	// everywhere: a group inside that is in all hierarchies.
 	everywhere bool
 }
@@ -99,16 +96,12 @@ func (g Group) Sub(name string) Group {
 // which ones. What it uses is charged to the container all the same.
 func (g Group) SubEverywhere(name string) Group {
 	s := g.Sub(name)
-	within := func(dir string) string {
-		if dir == "" {
-			return ""
-		}
-		return filepath.Join(dir, name)
+	s.everywhere, s.dirs, s.of = true, nil, map[string]string{}
+	for controller, dir := range g.of {
+		s.of[controller] = filepath.Join(dir, name)
 	}
-	s.everywhere, s.dirs = true, nil
-	s.cpuset, s.unified = within(g.cpuset), within(g.unified)
 	for _, dir := range g.dirs {
-		s.dirs = append(s.dirs, within(dir))
+		s.dirs = append(s.dirs, filepath.Join(dir, name))
 	}
 	return s
 }
@@ -146,11 +139,13 @@ func (g Group) Create() error {
 			return fmt.Errorf("cgroup: %w", err)
 		}
 	}
-	if g.cpuset == "" {
+	// In v1 a new one is useless until it is filled.
+	cpuset := g.of["cpuset"]
+	if cpuset == "" {
 		return nil
 	}
-	if err := fillCpuset(g.cpuset); err != nil {
-		return fmt.Errorf("cgroup %s: %w", g.cpuset, err)
+	if err := fillCpuset(cpuset); err != nil {
+		return fmt.Errorf("cgroup %s: %w", cpuset, err)
 	}
 	return nil
 }
@@ -191,7 +186,7 @@ func (g Group) JoinFiles() []string {
 	var files []string
 	for _, dir := range g.dirs {
 		name := "tasks"
-		if g.version == 2 || dir == g.unified {
+		if g.version == 2 || dir == g.of[hybridTree] {
 			name = "cgroup.procs"
 		}
 		files = append(files, filepath.Join(dir, name))

@@ -72,7 +72,7 @@ func (g Group) usage(r *reader) Usage {
 		u.CPU.Total = r.count(g.of["cpuacct"], "cpuacct.usage")
 		u.Memory = g.memoryV1(r)
 	}
-	unified := cmp.Or(g.of[wholeTree], g.of["unified"])
+	unified := cmp.Or(g.of[wholeTree], g.of[hybridTree])
 	u.CPUPressure = r.pressure(unified, "cpu.pressure")
 	u.MemoryPressure = r.pressure(unified, "memory.pressure")
 	u.IOPressure = r.pressure(unified, "io.pressure")

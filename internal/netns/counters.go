@@ -52,21 +52,13 @@ func Counters(ctx context.Context, paths []string) ([][]Interface, error) {
 // devOf takes this thread into a namespace and reads its net/dev; nil when there is no
 // namespace at the path any more.
 func devOf(path string) ([]byte, error) {
-	ns, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if errors.Is(err, fs.ErrNotExist) {
+	err := enter(path, unix.CLONE_NEWNET)
+	// EINVAL: the file without its mount, as Unpin leaves it for a moment.
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EINVAL) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
-	}
-	defer unix.Close(ns)
-	err = unix.Setns(ns, unix.CLONE_NEWNET)
-	if errors.Is(err, unix.EINVAL) {
-		// The file without its mount, as Unpin leaves it for a moment.
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("setns: %w", err)
 	}
 	return os.ReadFile("/proc/thread-self/net/dev")
 }

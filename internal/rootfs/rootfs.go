@@ -13,10 +13,9 @@ import (
 	"syscall"
 
 	"go.podman.io/storage"
-	"go.podman.io/storage/pkg/mount"
-	"golang.org/x/sys/unix"
 
 	"github.com/crio-minimal/crio/internal/pod"
+	"github.com/crio-minimal/crio/internal/sys"
 )
 
 // ErrNotFound: there is no such container layer, or no such image. Test with errors.Is.
@@ -241,7 +240,7 @@ func (s *Store) unmount(layer string) error {
 	if err != nil {
 		return err
 	}
-	mounted, err := isMounted(merged)
+	mounted, err := sys.IsMountpoint(merged)
 	if err != nil {
 		return err
 	}
@@ -251,23 +250,7 @@ func (s *Store) unmount(layer string) error {
 	if _, err := s.store.Unmount(layer, true); err != nil && !errors.Is(err, storage.ErrLayerNotMounted) {
 		return err
 	}
-	for {
-		mounted, err := isMounted(merged)
-		if err != nil || !mounted {
-			return err
-		}
-		if err := unix.Unmount(merged, unix.MNT_DETACH); err != nil {
-			return fmt.Errorf("%s: %w", merged, err)
-		}
-	}
-}
-
-func isMounted(path string) (bool, error) {
-	mounted, err := mount.Mounted(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	return mounted, err
+	return sys.Unmount(merged)
 }
 
 // Remove unmounts and deletes the layer; nil when it is not there.

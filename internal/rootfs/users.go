@@ -44,7 +44,7 @@ func (s *Store) mountMapped(layer string, opts Options) (merged string, err erro
 	if err != nil {
 		return "", err
 	}
-	if mounted, err := isMounted(dirs.merged); err != nil || mounted {
+	if mounted, err := sys.IsMountpoint(dirs.merged); err != nil || mounted {
 		return dirs.merged, err
 	}
 	users, err := os.Open(opts.Namespace)
