@@ -4,32 +4,17 @@ import (
 	"errors"
 	"io/fs"
 	"maps"
-	"os"
 	"path/filepath"
 	"reflect"
 	"testing"
-)
 
-// tree writes files below a directory of the test.
-func tree(t *testing.T, files map[string]string) string {
-	t.Helper()
-	root := t.TempDir()
-	for name, text := range files {
-		path := filepath.Join(root, name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return root
-}
+	"github.com/crio-minimal/crio/test/fixture"
+)
 
 const somePressure = "some avg10=1.50 avg60=0.25 avg300=0.00 total=1234\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=99\n"
 
 func TestDetailV2(t *testing.T) {
-	root := tree(t, map[string]string{
+	root := fixture.Tree(t, map[string]string{
 		"c/cpu.stat":            "usage_usec 5\nuser_usec 3\nsystem_usec 2\nnr_periods 10\nnr_throttled 4\nthrottled_usec 7\nnr_bursts 1\nburst_usec 6\n",
 		"c/cpu.weight":          "100\n",
 		"c/cpu.max":             "max 100000\n",
@@ -77,7 +62,7 @@ func TestDetailV2(t *testing.T) {
 }
 
 func TestDetailV1(t *testing.T) {
-	root := tree(t, map[string]string{
+	root := fixture.Tree(t, map[string]string{
 		"cpuacct/c/cpuacct.usage":                           "5\n",
 		"cpuacct/c/cpuacct.stat":                            "user 3\nsystem 2\n",
 		"cpu/c/cpu.stat":                                    "nr_periods 10\nnr_throttled 4\nthrottled_time 7\nnr_bursts 1\nburst_time 6\n",
@@ -137,7 +122,7 @@ func TestDetailV1(t *testing.T) {
 
 // TestUsageOfAGroupThatIsGone tells it from one whose kernel counts less.
 func TestUsageOfAGroupThatIsGone(t *testing.T) {
-	root := tree(t, map[string]string{"c/cpu.stat": "usage_usec 5\n"})
+	root := fixture.Tree(t, map[string]string{"c/cpu.stat": "usage_usec 5\n"})
 	v2 := &Tree{version: 2, roots: map[string]string{wholeTree: root}}
 	if u, err := v2.group("c", "c").Usage(); err != nil || u.CPU != (CPU{Total: known(5000)}) || u.Memory != (Memory{}) || u.IOPressure != (Pressure{}) {
 		t.Errorf("without a memory controller: %+v, %v", u, err)

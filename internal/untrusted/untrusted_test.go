@@ -9,22 +9,9 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
-)
 
-func image(t *testing.T, files map[string]string) string {
-	t.Helper()
-	root := t.TempDir()
-	for name, text := range files {
-		path := filepath.Join(root, name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return root
-}
+	"github.com/crio-minimal/crio/test/fixture"
+)
 
 func id(v int64) *int64 { return &v }
 
@@ -32,7 +19,7 @@ const passwd = "root:x:0:0::/root:/bin/sh\nweb:x:33:34::/srv/web:/bin/sh\n1000:x
 const group = "root:x:0:\nwebs:x:34:\nextra:x:50:web,other\nmore:x:51:web\n"
 
 func TestLookupUser(t *testing.T) {
-	root := image(t, map[string]string{"etc/passwd": passwd, "etc/group": group})
+	root := fixture.Tree(t, map[string]string{"etc/passwd": passwd, "etc/group": group})
 	for name, c := range map[string]struct {
 		spec UserSpec
 		want User
@@ -62,7 +49,7 @@ func TestLookupUser(t *testing.T) {
 
 // CVE-2024-40635, CVE-2026-46680: an odd number must not become root or a name.
 func TestCVE_2026_46680_OddUsersAreRefused(t *testing.T) {
-	root := image(t, map[string]string{"etc/passwd": passwd + "-1:x:0:0::/:/\n4294967296:x:0:0::/:/\n", "etc/group": group})
+	root := fixture.Tree(t, map[string]string{"etc/passwd": passwd + "-1:x:0:0::/:/\n4294967296:x:0:0::/:/\n", "etc/group": group})
 	for _, user := range []string{"4294967296", "4294967295", "-1", "00", "0x0", "+0", " 0", "root\n", "0:-1", "0:4294967295", "nobody", "web:nogroup", "99999999999999999999"} {
 		if got, err := LookupUser(root, UserSpec{ImageUser: user}); err == nil {
 			t.Errorf("%q became %+v", user, got)
@@ -107,7 +94,7 @@ func TestCVE_2025_4437_HostilePasswd(t *testing.T) {
 	}
 	for name, place := range make {
 		t.Run(name, func(t *testing.T) {
-			root := image(t, map[string]string{"etc/group": group})
+			root := fixture.Tree(t, map[string]string{"etc/group": group})
 			place(t, filepath.Join(root, "etc/passwd"))
 			if got, err := LookupUser(root, UserSpec{UID: id(1)}); err == nil {
 				t.Errorf("got %+v", got)
@@ -118,7 +105,7 @@ func TestCVE_2025_4437_HostilePasswd(t *testing.T) {
 
 // A link in the image leads inside the image, never to the node's file.
 func TestPasswdLinkStaysInside(t *testing.T) {
-	root := image(t, map[string]string{"real": "inside:x:77:77::/:/\n"})
+	root := fixture.Tree(t, map[string]string{"real": "inside:x:77:77::/:/\n"})
 	if err := os.MkdirAll(root+"/etc", 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -214,7 +201,7 @@ func TestCVE_2025_0750_LogPaths(t *testing.T) {
 
 func TestFindInRoot(t *testing.T) {
 	outside := t.TempDir()
-	root := image(t, map[string]string{"dir/file": "x"})
+	root := fixture.Tree(t, map[string]string{"dir/file": "x"})
 	for name, target := range map[string]string{
 		"in": "/dir", "out": outside, "up": strings.Repeat("../", 30) + outside[1:], "magic": "/proc/self/root", "self": "self",
 	} {
@@ -258,7 +245,7 @@ func FuzzUserFiles(f *testing.F) {
 	f.Add(passwd, group, "web:extra")
 	f.Add("::::::\n", ":::\n", "0")
 	f.Fuzz(func(t *testing.T, passwd, group, user string) {
-		root := image(t, map[string]string{"etc/passwd": passwd, "etc/group": group})
+		root := fixture.Tree(t, map[string]string{"etc/passwd": passwd, "etc/group": group})
 		u, err := LookupUser(root, UserSpec{ImageUser: user})
 		if err == nil && !slices.Contains(u.Groups, u.GID) {
 			t.Errorf("%+v lacks its primary group", u)
