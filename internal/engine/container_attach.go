@@ -15,21 +15,16 @@ import (
 // Runnable refuses a container in which no command can run now, and returns the whole ID.
 // over is closed when its pod has no running container any more and loses its network.
 func (e *Engine) Runnable(id string) (whole string, over <-chan struct{}, err error) {
-	c, err := e.running(id)
+	c, s, err := e.running(id)
 	if err != nil {
 		return "", nil, err
 	}
-	v := c.snapshot()
-	s, err := e.index.sandbox(v.SandboxID)
-	if err != nil {
-		return "", nil, err
-	}
-	return v.ID, s.over, nil
+	return c.snapshot().ID, s.over, nil
 }
 
 // Attachable is the same for attach: what it takes part in has to be there.
 func (e *Engine) Attachable(id string, tty, stdin bool) (whole string, over <-chan struct{}, err error) {
-	c, err := e.running(id)
+	c, s, err := e.running(id)
 	if err != nil {
 		return "", nil, err
 	}
@@ -40,14 +35,14 @@ func (e *Engine) Attachable(id string, tty, stdin bool) (whole string, over <-ch
 	case stdin && !v.Config.GetStdin():
 		return "", nil, fault.New(fault.FailedPrecondition, "stdin: container %s was made without: set stdin in its ContainerConfig", v.ID)
 	}
-	return e.Runnable(id)
+	return v.ID, s.over, nil
 }
 
 // Attach joins a client to the stdio of a running container until the container has no
 // more output, or ctx ends. A client that is too slow is left behind by the monitor, and
 // gets an error; the container waits for nobody.
 func (e *Engine) Attach(ctx context.Context, id string, s stdio.Streams) error {
-	c, err := e.running(id)
+	c, _, err := e.running(id)
 	if err != nil {
 		return err
 	}

@@ -37,8 +37,12 @@ func (e *Engine) ExecSync(ctx context.Context, id string, args []string, timeout
 		defer cancel()
 		ctx = limited
 	}
+	c, s, err := e.running(id)
+	if err != nil {
+		return oci.Output{}, err
+	}
 	var out oci.Output
-	err := e.inContainer(ctx, id, args, func(r oci.Runtime, command oci.Exec) (err error) {
+	err = e.inContainer(ctx, c, s, args, func(r oci.Runtime, command oci.Exec) (err error) {
 		out, err = r.ExecSync(ctx, command)
 		return err
 	})
@@ -50,8 +54,8 @@ func (e *Engine) ExecSync(ctx context.Context, id string, args []string, timeout
 }
 
 // Exec is the same for a command with a client at its stdio: ctx ends with the client.
-func (e *Engine) Exec(ctx context.Context, id string, args []string, s stdio.Streams) (code int32, err error) {
-	c, err := e.running(id)
+func (e *Engine) Exec(ctx context.Context, id string, args []string, streams stdio.Streams) (code int32, err error) {
+	c, s, err := e.running(id)
 	if err != nil {
 		return 0, err
 	}
@@ -60,41 +64,35 @@ func (e *Engine) Exec(ctx context.Context, id string, args []string, s stdio.Str
 		return 0, err
 	}
 	defer done()
-	err = e.inContainer(ctx, id, args, func(r oci.Runtime, command oci.Exec) (err error) {
-		command.Process.Terminal = s.TTY
-		code, err = r.Exec(ctx, command, s)
+	err = e.inContainer(ctx, c, s, args, func(r oci.Runtime, command oci.Exec) (err error) {
+		command.Process.Terminal = streams.TTY
+		code, err = r.Exec(ctx, command, streams)
 		return err
 	})
 	return code, err
 }
 
-// running finds a container that is running, which is what exec and attach need.
-func (e *Engine) running(id string) (*container, error) {
+// running finds a container that is running, which is what exec and attach need, and its pod.
+func (e *Engine) running(id string) (*container, *sandbox, error) {
 	c, err := e.index.container(id)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	if v := c.snapshot(); v.Phase != pod.ContainerRunning {
-		return nil, fault.New(fault.FailedPrecondition, "container %s is %s, not running", v.ID, v.Phase)
+	v := c.snapshot()
+	if v.Phase != pod.ContainerRunning {
+		return nil, nil, fault.New(fault.FailedPrecondition, "container %s is %s, not running", v.ID, v.Phase)
 	}
-	return c, nil
+	s, err := e.index.sandbox(v.SandboxID)
+	return c, s, err
 }
 
 // inContainer prepares a command, has do run it, and ends what is left of it when do
 // has failed.
-func (e *Engine) inContainer(ctx context.Context, id string, args []string, do func(oci.Runtime, oci.Exec) error) error {
-	c, err := e.running(id)
-	if err != nil {
-		return err
-	}
+func (e *Engine) inContainer(ctx context.Context, c *container, s *sandbox, args []string, do func(oci.Runtime, oci.Exec) error) error {
 	if len(args) == 0 {
 		return fault.New(fault.InvalidArgument, "cmd is empty")
 	}
 	v := c.snapshot()
-	s, err := e.index.sandbox(v.SandboxID)
-	if err != nil {
-		return err
-	}
 	process, err := e.execProcess(v, args)
 	if err != nil {
 		return fmt.Errorf("exec %s: %w", v.ID, err)

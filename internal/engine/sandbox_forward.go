@@ -15,26 +15,29 @@ import (
 // Forwardable refuses a pod that has no network now. over is closed when it begins to
 // lose it.
 func (e *Engine) Forwardable(id string) (whole string, over <-chan struct{}, err error) {
-	s, err := e.index.sandbox(id)
+	s, err := e.withNetwork(id)
 	if err != nil {
 		return "", nil, err
 	}
-	v := s.snapshot()
-	if v.Phase != pod.SandboxReady || s.stopping.Load() {
-		return "", nil, fault.New(fault.FailedPrecondition, "sandbox %s is not ready: it has no network", v.ID)
+	return s.snapshot().ID, s.over, nil
+}
+
+func (e *Engine) withNetwork(id string) (*sandbox, error) {
+	s, err := e.index.sandbox(id)
+	if err != nil {
+		return nil, err
 	}
-	return v.ID, s.over, nil
+	if v := s.snapshot(); v.Phase != pod.SandboxReady || s.stopping.Load() {
+		return nil, fault.New(fault.FailedPrecondition, "sandbox %s is not ready: it has no network", v.ID)
+	}
+	return s, nil
 }
 
 // DialPod connects to a TCP port of the pod's own loopback, IPv4 first. What the pod's
 // runtime has a network stack of its own for is reached by the pod's address instead,
 // since that loopback is none of the node's.
 func (e *Engine) DialPod(ctx context.Context, id string, port uint16) (*net.TCPConn, error) {
-	id, _, err := e.Forwardable(id)
-	if err != nil {
-		return nil, err
-	}
-	s, err := e.index.sandbox(id)
+	s, err := e.withNetwork(id)
 	if err != nil {
 		return nil, err
 	}

@@ -115,8 +115,9 @@ func (e *Engine) makeSandbox(ctx context.Context, op *operation, s *sandbox) err
 	if err != nil {
 		return err
 	}
+	private := privateTo(v)
 	kinds := netns.Kinds{
-		Net: !v.HostNetwork(), IPC: !v.HostIPC() && !v.Handler.Sandbox, UTS: !v.HostNetwork() && !v.Handler.Sandbox, Users: v.Users(), Holder: e.Pause,
+		Net: private.Net, IPC: private.IPC, UTS: private.UTS, Users: v.Users(), Holder: e.Pause,
 		Hostname: v.Config.GetHostname(), Sysctls: sysctls,
 	}
 	if err := netns.Create(ctx, e.Layout.NamespaceDir(v.ID), kinds); err != nil {
@@ -208,11 +209,17 @@ func protocolName(p cri.Protocol) string {
 	return "tcp"
 }
 
+// privateTo says which namespaces of the node's kernel the pod has for itself. In a sandbox
+// of its runtime only the network is of that kernel.
+func privateTo(v pod.Sandbox) untrusted.Private {
+	return untrusted.Private{Net: !v.HostNetwork(), IPC: !v.HostIPC() && !v.Handler.Sandbox, UTS: !v.HostNetwork() && !v.Handler.Sandbox}
+}
+
 // sysctls are the node's defaults and the pod's own. A default that does not fit
 // the pod's namespaces is left out; one of the pod's is an error.
 func (e *Engine) sysctls(v pod.Sandbox) (map[string]string, error) {
 	all := map[string]string{}
-	private := untrusted.Private{Net: !v.HostNetwork(), IPC: !v.HostIPC() && !v.Handler.Sandbox, UTS: !v.HostNetwork() && !v.Handler.Sandbox}
+	private := privateTo(v)
 	for _, kv := range e.DefaultSysctls {
 		name, value, _ := cutSysctl(kv)
 		if untrusted.CheckSysctl(name, value, private) == nil {
