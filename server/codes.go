@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -39,11 +38,8 @@ func code(err error) codes.Code {
 		return codes.PermissionDenied
 	case errors.Is(err, event.ErrSlow):
 		return codes.ResourceExhausted
-	}
-	for _, full := range []error{unix.ENOSPC, unix.EDQUOT, unix.EMFILE, unix.ENFILE, unix.ENOMEM} {
-		if errors.Is(err, full) {
-			return codes.ResourceExhausted
-		}
+	case fault.Exhausted(err) != nil:
+		return codes.ResourceExhausted
 	}
 	switch fault.Of(err) {
 	case fault.NotFound:

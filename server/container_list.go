@@ -23,11 +23,22 @@ func (s *Server) StreamContainers(r *cri.StreamContainersRequest, out cri.Runtim
 	})
 }
 
-// containers encodes those that the filter wants out of one snapshot.
+// wantedContainers are those that the filter wants out of one snapshot.
+func (s *Server) wantedContainers(filter *cri.ContainerFilter) iter.Seq[pod.Container] {
+	return func(yield func(pod.Container) bool) {
+		for _, v := range s.engine.Containers() {
+			if matchContainer(v, filter) && !yield(v) {
+				return
+			}
+		}
+	}
+}
+
+// containers encodes them.
 func (s *Server) containers(filter *cri.ContainerFilter) iter.Seq[*cri.Container] {
 	return func(yield func(*cri.Container) bool) {
-		for _, v := range s.engine.Containers() {
-			if matchContainer(v, filter) && !yield(&cri.Container{
+		for v := range s.wantedContainers(filter) {
+			if !yield(&cri.Container{
 				Id: v.ID, PodSandboxId: v.SandboxID, Metadata: v.Config.GetMetadata(), Image: imageSpec(v),
 				ImageRef: v.ImageRef, ImageId: v.ImageID, State: containerState(v), CreatedAt: v.CreatedAt,
 				Labels: v.Config.GetLabels(), Annotations: v.Config.GetAnnotations(),

@@ -5,8 +5,6 @@ import (
 	"slices"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
-
-	"github.com/crio-minimal/crio/internal/pod"
 )
 
 // ListContainerStats reads the counters of the containers that run.
@@ -29,11 +27,5 @@ func (s *Server) StreamContainerStats(r *cri.StreamContainerStatsRequest, out cr
 // containerStats is the whole list, of one snapshot.
 func (s *Server) containerStats(ctx context.Context, f *cri.ContainerStatsFilter) ([]*cri.ContainerStats, error) {
 	filter := &cri.ContainerFilter{Id: f.GetId(), PodSandboxId: f.GetPodSandboxId(), LabelSelector: f.GetLabelSelector()}
-	var wanted []pod.Container
-	for _, v := range s.engine.Containers() {
-		if matchContainer(v, filter) {
-			wanted = append(wanted, v)
-		}
-	}
-	return s.stats.Containers(ctx, wanted)
+	return s.stats.Containers(ctx, slices.Collect(s.wantedContainers(filter)))
 }

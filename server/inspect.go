@@ -2,21 +2,15 @@ package server
 
 import (
 	"encoding/json"
-	"fmt"
 	"maps"
 	"net/http"
-	"strings"
 
 	"github.com/crio-minimal/crio/internal/fault"
 	"github.com/crio-minimal/crio/internal/pod"
 )
 
-// The label of a container's name, and the name by which kubelet and cAdvisor know what
-// stands for a whole pod (k8s.io/kubernetes/pkg/kubelet/types: PodInfraContainerName).
-const (
-	containerNameLabel = "io.kubernetes.container.name"
-	infraName          = "POD"
-)
+// containerNameLabel is the label of a container's name.
+const containerNameLabel = "io.kubernetes.container.name"
 
 // NodeInfo is the answer to GET /info. Where the socket's path ends with
 // run/crio/crio.sock, the kubelet's cAdvisor asks for it, and labels the file systems of
@@ -81,7 +75,7 @@ func (s *Server) inspect(id string) (ContainerInfo, error) {
 		return ContainerInfo{}, err
 	}
 	info := ContainerInfo{
-		Name:  kubernetesName(v.Config.GetMetadata().GetName(), box, v.Config.GetMetadata().GetAttempt()),
+		Name:  pod.KubernetesName(v.Config.GetMetadata().GetName(), box.Config.GetMetadata(), v.Config.GetMetadata().GetAttempt()),
 		Image: v.ImageName, CreatedTime: v.CreatedAt, Labels: labelled(v.Config.GetLabels(), nil), Annotations: v.Config.GetAnnotations(),
 		LogPath: v.LogPath, Root: v.Rootfs, Sandbox: box.ID, IPs: box.IPs(),
 	}
@@ -96,8 +90,8 @@ func (s *Server) inspect(id string) (ContainerInfo, error) {
 // process, or else of any process in the pod's network.
 func (s *Server) inspectSandbox(v pod.Sandbox) ContainerInfo {
 	info := ContainerInfo{
-		Name: kubernetesName(infraName, v, v.Config.GetMetadata().GetAttempt()), CreatedTime: v.CreatedAt,
-		Labels: labelled(v.Config.GetLabels(), map[string]string{containerNameLabel: infraName}), Annotations: v.Config.GetAnnotations(),
+		Name: pod.KubernetesName(pod.InfraName, v.Config.GetMetadata(), v.Config.GetMetadata().GetAttempt()), CreatedTime: v.CreatedAt,
+		Labels: labelled(v.Config.GetLabels(), map[string]string{containerNameLabel: pod.InfraName}), Annotations: v.Config.GetAnnotations(),
 		Root: s.engine.Layout.Nothing(), Sandbox: v.ID, IPs: v.IPs(),
 	}
 	if v.Pause != nil {
@@ -117,12 +111,6 @@ func labelled(labels, more map[string]string) map[string]string {
 	maps.Copy(all, labels)
 	maps.Copy(all, more)
 	return all
-}
-
-// kubernetesName is the name that containers of a kubelet have in dashboards, since Docker.
-func kubernetesName(container string, box pod.Sandbox, attempt uint32) string {
-	m := box.Config.GetMetadata()
-	return strings.Join([]string{"k8s", container, m.GetName(), m.GetNamespace(), m.GetUid(), fmt.Sprint(attempt)}, "_")
 }
 
 func (s *Server) writeJSON(w http.ResponseWriter, v any) {

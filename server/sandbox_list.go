@@ -23,11 +23,22 @@ func (s *Server) StreamPodSandboxes(r *cri.StreamPodSandboxesRequest, out cri.Ru
 	})
 }
 
-// sandboxes encodes those that the filter wants out of one snapshot.
+// wantedSandboxes are those that the filter wants out of one snapshot.
+func (s *Server) wantedSandboxes(filter *cri.PodSandboxFilter) iter.Seq[pod.Sandbox] {
+	return func(yield func(pod.Sandbox) bool) {
+		for _, v := range s.engine.Sandboxes() {
+			if matchSandbox(v, filter) && !yield(v) {
+				return
+			}
+		}
+	}
+}
+
+// sandboxes encodes them.
 func (s *Server) sandboxes(filter *cri.PodSandboxFilter) iter.Seq[*cri.PodSandbox] {
 	return func(yield func(*cri.PodSandbox) bool) {
-		for _, v := range s.engine.Sandboxes() {
-			if matchSandbox(v, filter) && !yield(&cri.PodSandbox{
+		for v := range s.wantedSandboxes(filter) {
+			if !yield(&cri.PodSandbox{
 				Id: v.ID, Metadata: v.Config.GetMetadata(), State: sandboxState(v), CreatedAt: v.CreatedAt,
 				Labels: v.Config.GetLabels(), Annotations: v.Config.GetAnnotations(), RuntimeHandler: v.Handler.Name,
 			}) {

@@ -15,13 +15,7 @@ func (s *Server) PodSandboxStats(ctx context.Context, r *cri.PodSandboxStatsRequ
 	if err != nil {
 		return nil, err
 	}
-	p := stats.Pod{Sandbox: v}
-	for _, c := range s.engine.Containers() {
-		if c.SandboxID == v.ID {
-			p.Containers = append(p.Containers, c)
-		}
-	}
-	one, err := s.stats.Sandbox(ctx, p)
+	one, err := s.stats.Sandbox(ctx, stats.Pod{Sandbox: v, Containers: s.engine.ContainersOf(v.ID)})
 	if err != nil {
 		return nil, err
 	}

@@ -6,7 +6,6 @@ import (
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/crio-minimal/crio/internal/pod"
 	"github.com/crio-minimal/crio/internal/stats"
 )
 
@@ -30,11 +29,5 @@ func (s *Server) StreamPodSandboxStats(r *cri.StreamPodSandboxStatsRequest, out 
 // sandboxStats is the whole list, of one snapshot.
 func (s *Server) sandboxStats(ctx context.Context, f *cri.PodSandboxStatsFilter) ([]*cri.PodSandboxStats, error) {
 	filter := &cri.PodSandboxFilter{Id: f.GetId(), LabelSelector: f.GetLabelSelector()}
-	var wanted []pod.Sandbox
-	for _, v := range s.engine.Sandboxes() {
-		if matchSandbox(v, filter) {
-			wanted = append(wanted, v)
-		}
-	}
-	return s.stats.Sandboxes(ctx, stats.Pods(wanted, s.engine.Containers()))
+	return s.stats.Sandboxes(ctx, stats.Pods(slices.Collect(s.wantedSandboxes(filter)), s.engine.Containers()))
 }

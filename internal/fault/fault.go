@@ -5,6 +5,8 @@ package fault
 import (
 	"errors"
 	"fmt"
+
+	"golang.org/x/sys/unix"
 )
 
 // Kind of an error.
@@ -48,6 +50,17 @@ func As(kind Kind, err error) error {
 		return err
 	}
 	return &kindError{kind: kind, err: err}
+}
+
+// Exhausted returns what the kernel says the node is out of: the errno in err's chain, or
+// nil. No caller can do anything else about it than about ResourceExhausted.
+func Exhausted(err error) error {
+	for _, full := range []error{unix.ENOSPC, unix.EDQUOT, unix.EMFILE, unix.ENFILE, unix.ENOMEM} {
+		if errors.Is(err, full) {
+			return full
+		}
+	}
+	return nil
 }
 
 // Of returns the kind of the outermost error in the chain that has one.

@@ -20,6 +20,8 @@ import (
 	"go.podman.io/image/v5/docker"
 	"go.podman.io/image/v5/signature"
 	"go.podman.io/storage"
+
+	"github.com/crio-minimal/crio/internal/fault"
 )
 
 // errAgain: the store changed under the pull; a new try starts from what is there.
@@ -158,8 +160,8 @@ func publish(stage string, err error, cred Credential) error {
 			text = strings.ReplaceAll(text, secret, "[redacted]")
 		}
 	}
-	out := &publicError{text: stage + ": " + text}
-	for _, known := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, context.Canceled, context.DeadlineExceeded} {
+	out := &publicError{text: stage + ": " + text, is: fault.Exhausted(err)}
+	for _, known := range []error{context.Canceled, context.DeadlineExceeded} {
 		if errors.Is(err, known) {
 			out.is = known
 		}

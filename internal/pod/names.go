@@ -3,9 +3,12 @@ package pod
 import (
 	"crypto/rand"
 	"encoding/hex"
+	"fmt"
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // idBytes makes IDs of 64 hex digits, the length every CRI client expects.
@@ -73,6 +76,15 @@ func (l Layout) ContainerDir(id string) string { return filepath.Join(l.Containe
 // Nothing is what stands for the root file system of a pod without a process: "diff" in
 // it, where cAdvisor looks for what was written, is empty.
 func (l Layout) Nothing() string { return filepath.Join(l.Run, "nothing") }
+
+// InfraName is the name by which the kubelet and cAdvisor know what stands for a whole
+// pod (k8s.io/kubernetes/pkg/kubelet/types: PodInfraContainerName).
+const InfraName = "POD"
+
+// KubernetesName is the name that a pod's container, or InfraName, has in dashboards since Docker.
+func KubernetesName(container string, box *cri.PodSandboxMetadata, attempt uint32) string {
+	return fmt.Sprintf("k8s_%s_%s_%s_%s_%d", container, box.GetName(), box.GetNamespace(), box.GetUid(), attempt)
+}
 
 // Rootfs is where the root file system of a process in a user namespace is bound, since
 // the storage's own directories are closed to the root of that namespace.

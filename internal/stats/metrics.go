@@ -2,7 +2,6 @@ package stats
 
 import (
 	"context"
-	"fmt"
 	"strconv"
 	"sync"
 	"time"
@@ -74,19 +73,14 @@ func (c *Collector) containerMetrics(s *scrape, p Pod, v pod.Container) ([]*cri.
 // containerLabels are the values of baseLabels, as cAdvisor has them for CRI-O's containers.
 func containerLabels(p Pod, v pod.Container, group cgroup.Group) []string {
 	m, box := v.Config.GetMetadata(), p.Config.GetMetadata()
-	return []string{m.GetName(), group.Path(), v.ImageName, fullName(m.GetName(), box, m.GetAttempt()), box.GetNamespace(), box.GetName()}
+	return []string{m.GetName(), group.Path(), v.ImageName, pod.KubernetesName(m.GetName(), box, m.GetAttempt()), box.GetNamespace(), box.GetName()}
 }
 
 // podLabels name the pod's network as cAdvisor does, which has it from CRI-O's pause container.
 func (c *Collector) podLabels(p Pod) ([]string, error) {
-	const name = "POD"
 	box := p.Config.GetMetadata()
 	group, err := c.Cgroups.ContainerGroup(p.Config.GetLinux().GetCgroupParent(), p.ID)
-	return []string{name, group.Path(), "", fullName(name, box, box.GetAttempt()), box.GetNamespace(), box.GetName()}, err
-}
-
-func fullName(container string, box *cri.PodSandboxMetadata, attempt uint32) string {
-	return fmt.Sprintf("k8s_%s_%s_%s_%s_%d", container, box.GetName(), box.GetNamespace(), box.GetUid(), attempt)
+	return []string{pod.InfraName, group.Path(), "", pod.KubernetesName(pod.InfraName, box, box.GetAttempt()), box.GetNamespace(), box.GetName()}, err
 }
 
 // scrape is what the containers of one call share.
