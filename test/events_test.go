@@ -344,13 +344,16 @@ func TestSubscriberThatNeverReads(t *testing.T) {
 	}
 	listsBefore, linesBefore := measure()
 	events := n.stalled()
-	lists, lines := measure()
-	t.Logf("p99 of lists %s, before %s; %.0f lines a second, before %.0f", lists, listsBefore, lines, linesBefore)
-	if lists > max(5*time.Millisecond, 3*listsBefore) {
-		t.Errorf("p99 of lists is %s, and was %s without the subscriber", lists, listsBefore)
+	undisturbed := false
+	for range 3 { // a busy machine has bad seconds of its own
+		lists, lines := measure()
+		t.Logf("p99 of lists %s, before %s; %.0f lines a second, before %.0f", lists, listsBefore, lines, linesBefore)
+		if undisturbed = lists <= max(5*time.Millisecond, 3*listsBefore) && lines >= linesBefore/2; undisturbed {
+			break
+		}
 	}
-	if lines < linesBefore/2 {
-		t.Errorf("a container writes %.0f lines a second, and wrote %.0f", lines, linesBefore)
+	if !undisturbed {
+		t.Error("lists take longer, or a container writes less, with the subscriber than without")
 	}
 	stop := n.manyEvents(4, 0)
 	// As long as a busy machine takes for a thousand events.

@@ -54,6 +54,7 @@ func (f *forwards) serveSPDY(w http.ResponseWriter, r *http.Request) {
 	f.running.Wait() // each may still tell its client why
 }
 
+// accept pairs the streams, and has each pair served from its first one on.
 func (f *forwards) accept(s spdyStream) error {
 	kind := s.Headers().Get(portforward.StreamType)
 	if kind != portforward.StreamTypeError && kind != portforward.StreamTypeData {
@@ -90,6 +91,7 @@ func (f *forwards) accept(s spdyStream) error {
 	return nil
 }
 
+// portOf reads a header that comes from the client.
 func portOf(s httpstream.Stream) (uint16, error) {
 	text := s.Headers().Get(portforward.PortHeader)
 	port, err := strconv.ParseUint(text, 10, 16)

@@ -15,8 +15,8 @@ import (
 	"k8s.io/streaming/pkg/httpstream"
 )
 
-// arrivals are the streams of a SPDY client for a process. Those that its versions do not
-// have, or that nobody asked for, are refused.
+// arrivals are the streams of a SPDY client for a process. Those that its version does
+// not have, and those that nobody asked for, are refused.
 type arrivals struct {
 	wanted   map[string]bool // by type; not changed
 	complete chan struct{}   // closed when all are there
@@ -60,6 +60,7 @@ func (a *arrivals) accept(s spdyStream) error {
 	return nil
 }
 
+// get returns a stream, if it is there yet.
 func (a *arrivals) get(name string) (s spdyStream, ok bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
