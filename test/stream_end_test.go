@@ -84,12 +84,12 @@ func TestSessionEndsWhileStreamsArrive(t *testing.T) {
 	id := n.runContainer(box, pod, n.containerConfig(image, shell("nc -ll -p 7001 -e cat")...))
 	before := n.settled()
 	for range 10 {
-		forward, conn := dialSPDY(t, portforward.ProtocolV1Name, n.forwardURL(box))
+		forward, ports := dialSPDY(t, portforward.ProtocolV1Name, n.forwardURL(box))
 		for worker := range 6 {
 			go func() {
 				for request := range 50 {
 					for _, kind := range []string{portforward.StreamTypeError, portforward.StreamTypeData} {
-						if _, err := conn.CreateStream(http.Header{
+						if _, err := ports.CreateStream(http.Header{
 							portforward.StreamType: {kind}, portforward.PortHeader: {"7001"},
 							portforward.PortForwardRequestIDHeader: {fmt.Sprint(worker*100 + request)},
 						}); err != nil {
@@ -99,10 +99,10 @@ func TestSessionEndsWhileStreamsArrive(t *testing.T) {
 				}
 			}()
 		}
-		exec, conn := dialSPDY(t, remotecommand.StreamProtocolV4Name, n.execURL(id, wants{stdout: true}, "sleep", "99"))
+		exec, command := dialSPDY(t, remotecommand.StreamProtocolV4Name, n.execURL(id, wants{stdout: true}, "sleep", "99"))
 		for range 6 {
 			for _, kind := range []string{remotecommand.StreamTypeError, remotecommand.StreamTypeStdout} {
-				go func() { _, _ = conn.CreateStream(http.Header{remotecommand.StreamType: {kind}}) }()
+				go func() { _, _ = command.CreateStream(http.Header{remotecommand.StreamType: {kind}}) }()
 			}
 		}
 		time.Sleep(30 * time.Millisecond)
