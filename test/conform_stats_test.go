@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -159,6 +160,15 @@ func (c *conform) between(before, after map[string]uint64, cpu *cri.CpuUsage, m 
 	}
 }
 
+// onTmpfs tells whether the node's layers are on a tmpfs.
+func (c *conform) onTmpfs() bool {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(c.path("storage"), &fs); err != nil {
+		c.t.Fatal(err)
+	}
+	return fs.Type == unix.TMPFS_MAGIC
+}
+
 func conformContainerStats(c *conform) {
 	box, pod := c.pod(nil)
 	id, config := c.worker(box, pod)
@@ -166,7 +176,8 @@ func conformContainerStats(c *conform) {
 	before := c.counters(group)
 	first := c.containerStats(id)
 	c.between(before, c.counters(group), first.GetCpu(), first.GetMemory())
-	if before["inactive"] < 4*mib || before["cpu"] == 0 || before["rss"] == 0 {
+	// The files of a node on tmpfs are no cache: their pages are never inactive.
+	if cached := !c.onTmpfs(); cached && before["inactive"] < 4*mib || before["cpu"] == 0 || before["rss"] == 0 {
 		c.t.Errorf("the container has done nothing: %v", before)
 	}
 	if a := first.GetAttributes(); a.GetId() != id || !proto.Equal(a, &cri.ContainerAttributes{Id: id, Metadata: config.Metadata, Labels: config.Labels, Annotations: config.Annotations}) {
