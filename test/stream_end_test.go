@@ -8,8 +8,11 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/cri-streaming/pkg/streaming/portforward"
+	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 )
 
 // A client that asks in a way that cannot be served is told so.
@@ -72,11 +75,59 @@ func TestSessionEndsThoughItsClientDoesNotRead(t *testing.T) {
 	n.await("the session's end with its pod", func() error { return n.wantSessions(0) })
 }
 
-// wantSessions counts the sessions of exec that are open.
+// A connection that breaks while streams arrive leaves nothing, and a client that makes none
+// does not keep the daemon from ending.
+func TestSessionEndsWhileStreamsArrive(t *testing.T) {
+	n, image := readyNode(t, options{})
+	pod := n.podConfig()
+	box := n.runPod(pod)
+	id := n.runContainer(box, pod, n.containerConfig(image, shell("nc -ll -p 7001 -e cat")...))
+	before := n.settled()
+	for range 10 {
+		forward, ports := dialSPDY(t, portforward.ProtocolV1Name, n.forwardURL(box))
+		for worker := range 6 {
+			go func() {
+				for request := range 50 {
+					for _, kind := range []string{portforward.StreamTypeError, portforward.StreamTypeData} {
+						if _, err := ports.CreateStream(http.Header{
+							portforward.StreamType: {kind}, portforward.PortHeader: {"7001"},
+							portforward.PortForwardRequestIDHeader: {fmt.Sprint(worker*100 + request)},
+						}); err != nil {
+							return
+						}
+					}
+				}
+			}()
+		}
+		exec, command := dialSPDY(t, remotecommand.StreamProtocolV4Name, n.execURL(id, wants{stdout: true}, "sleep", "99"))
+		for range 6 {
+			for _, kind := range []string{remotecommand.StreamTypeError, remotecommand.StreamTypeStdout} {
+				go func() { _, _ = command.CreateStream(http.Header{remotecommand.StreamType: {kind}}) }()
+			}
+		}
+		time.Sleep(30 * time.Millisecond)
+		forward.Close()
+		exec.Close()
+	}
+	n.compare(before)
+
+	idle, _ := dialSPDY(t, remotecommand.StreamProtocolV4Name, n.execURL(id, wants{stdout: true}, "true"))
+	defer idle.Close()
+	begun := time.Now()
+	if code := n.stop(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	if took := time.Since(begun); took > 5*time.Second {
+		t.Errorf("SIGTERM took %s with a client that makes no streams", took)
+	}
+	n.start()
+}
+
+// wantSessions counts the sessions of exec and attach that are open.
 func (n *node) wantSessions(want int) error {
 	open := 0
 	for _, op := range n.status().Operations {
-		if op.Stage == "open" && op.Kind == "exec" {
+		if op.Stage == "open" && (op.Kind == "exec" || op.Kind == "attach") {
 			open++
 		}
 	}

@@ -45,8 +45,7 @@ func TestExecByEveryProtocol(t *testing.T) {
 		if stdout != "out word\n" || stderr != "err\n" {
 			t.Errorf("%s: stdout %q, stderr %q", protocol, stdout, stderr)
 		}
-		// The first version of SPDY's has no word for it.
-		if code != 3 && protocol != "spdy channel.k8s.io" && !strings.Contains(message, "exit status 3") {
+		if code != 3 && !strings.Contains(message, "exit status 3") {
 			t.Errorf("%s: code %d, %q", protocol, code, message)
 		}
 		c.close()

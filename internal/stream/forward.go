@@ -17,31 +17,34 @@ import (
 // ends when over is closed.
 func (s *Server) PortForward(pod string, ports []int32, over <-chan struct{}) (string, error) {
 	return s.url(offer{kind: "portforward", object: pod, over: over, run: func(x *session, w http.ResponseWriter, r *http.Request) {
-		f := forwarder{x, !wsstream.IsWebSocketRequest(r)}
-		portforward.ServePortForward(w, r, f, pod, "", &portforward.V4Options{Ports: ports}, 0, createTimeout, portforward.SupportedProtocols)
+		if !wsstream.IsWebSocketRequest(r) {
+			f := &forwards{forwarder: forwarder{x}, waiting: map[string]*pair{}}
+			f.serveSPDY(w, r)
+			return
+		}
+		portforward.ServePortForward(w, r, forwarder{x}, pod, "", &portforward.V4Options{Ports: ports}, 0, createTimeout, portforward.SupportedProtocols)
 	}})
 }
 
-// forwarder is what cri-streaming calls for each connection that a client makes.
+// forwarder makes the connections to a pod's ports.
 type forwarder struct {
 	*session
-	// halves: the protocol can end one direction alone.
-	halves bool
 }
 
 // errReset ends a connection whose client wants nothing more from it.
 var errReset = errors.New("the client has reset the stream")
 
-// PortForward is portforward.PortForwarder's. Once it has returned, the library closes
-// the stream, and after an error resets it, so that nobody reads from it any more. With
-// SPDY it waits for nobody whom it has called.
-func (f forwarder) PortForward(_ context.Context, pod, _ string, port int32, client io.ReadWriteCloser) error {
-	leave, err := f.join()
-	if err != nil {
-		return err
-	}
-	defer leave()
-	conn, err := f.server.runtime.DialPod(f.ctx, pod, uint16(port))
+// PortForward is portforward.PortForwarder's, for each port of a WebSocket client. The
+// library closes the stream once it has returned.
+func (f forwarder) PortForward(_ context.Context, _, _ string, port int32, client io.ReadWriteCloser) error {
+	return f.forward(uint16(port), client, false)
+}
+
+// forward connects the client to a port until the pod has sent all. Where the protocol can
+// end one direction alone, halves, the client may go on to send. The caller then releases
+// the client's stream, so that nobody reads from it any more.
+func (f forwarder) forward(port uint16, client io.ReadWriteCloser, halves bool) error {
+	conn, err := f.server.runtime.DialPod(f.ctx, f.object, port)
 	if err != nil {
 		return f.why(err)
 	}
@@ -52,7 +55,7 @@ func (f forwarder) PortForward(_ context.Context, pod, _ string, port int32, cli
 	if _, err := io.Copy(resettable{client}, conn); err != nil {
 		return f.why(fmt.Errorf("port %d: %w", port, err))
 	}
-	if !f.halves {
+	if !halves {
 		return nil
 	}
 	if err := client.Close(); err != nil {

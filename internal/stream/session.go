@@ -26,8 +26,6 @@ type session struct {
 	ctx    context.Context // its cause says who ended it
 	cancel context.CancelCauseFunc
 	group  sync.WaitGroup
-	mu     sync.Mutex
-	ended  bool // guarded by mu: nobody joins the group any more
 	// input is closed when what the client has sent was delivered, or nobody wants it.
 	input     chan struct{}
 	inputOnce sync.Once
@@ -62,9 +60,6 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	a := &answer{ResponseWriter: w}
 	of.run(x, a, r.WithContext(x.ctx))
 	x.cancel(nil)
-	x.mu.Lock()
-	x.ended = true
-	x.mu.Unlock()
 	if a.hijacked {
 		// What still reads from the client ends with the connection.
 		x.conn.Close()
@@ -132,17 +127,6 @@ func (x *session) watch(hangup *sys.Hangup) {
 
 // noInput says that there is no more input to deliver.
 func (x *session) noInput() { x.inputOnce.Do(func() { close(x.input) }) }
-
-// join has the session wait for the caller, until leave, unless it has ended.
-func (x *session) join() (leave func(), err error) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.ended {
-		return nil, errGone
-	}
-	x.group.Add(1)
-	return x.group.Done, nil
-}
 
 // why replaces an error that only tells of the session's end by its cause.
 func (x *session) why(err error) error {

@@ -4,6 +4,10 @@
 // A session is one request on one connection. Its context ends with the client, with the
 // pod, with the daemon, or with what it was for; whatever it has opened ends with its
 // context, and whatever it has started has ended before it is over itself.
+//
+// cri-streaming serves WebSocket. SPDY is served here (spdy*.go): with cri-streaming a
+// session that ends while streams arrive leaves goroutines for good, and one whose client
+// makes no streams does not end.
 package stream
 
 import (
