@@ -58,6 +58,7 @@ func replace(path string, data []byte, perm fs.FileMode, sync bool) (err error) 
 	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
+	Failpoint("file", "written, not renamed")
 	if err = os.Rename(temp, path); err != nil || !sync {
 		return err
 	}
