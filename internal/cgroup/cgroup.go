@@ -290,8 +290,9 @@ func expandSlice(name string) string {
 // MissingParents are the directories, outermost first, that have to be made before
 // a container of the pod can be: the kubelet makes its own, crictl makes none. They
 // are paths below the hierarchies' roots. With systemd the runtime's scope brings
-// them about.
-func (t *Tree) MissingParents(parent string) ([]string, error) {
+// them about. made are those that were made for other pods, and count as missing: they
+// go with the last pod, whichever that is.
+func (t *Tree) MissingParents(parent string, made ...string) ([]string, error) {
 	if t.driver == Systemd {
 		_, err := sliceName(parent)
 		return nil, err
@@ -302,7 +303,7 @@ func (t *Tree) MissingParents(parent string) ([]string, error) {
 	}
 	var missing []string
 	for ; dir != "/" && dir != defaultPods; dir = path.Dir(dir) {
-		if _, err := os.Stat(filepath.Join(t.probe(), dir)); err == nil {
+		if _, err := os.Stat(filepath.Join(t.probe(), dir)); err == nil && !slices.Contains(made, dir) {
 			break
 		}
 		missing = append(missing, dir)

@@ -204,6 +204,12 @@ func TestMissingParents(t *testing.T) {
 			if got, err := tree.MissingParents(c.parent); err != nil || !slices.Equal(got, c.want) {
 				t.Errorf("v%d %s %q: got %v, %v, want %v", tree.version, c.driver, c.parent, got, err, c.want)
 			}
+			// What was made for another pod is there, and is made for this one, too.
+			if got, err := tree.MissingParents(c.parent, "/there/half", "/elsewhere"); c.parent == "/there/half" && c.driver == Cgroupfs {
+				if err != nil || !slices.Equal(got, []string{c.parent}) {
+					t.Errorf("v%d: of another pod: %v, %v", tree.version, got, err)
+				}
+			}
 		}
 	}
 }

@@ -137,9 +137,12 @@ type Engine struct {
 	containerRecords record.Containers
 	index            index
 	ops              operations
-	events           event.Hub[*Event]
-	told             told
-	quarantined      []record.Broken
+	// parents orders who makes cgroups for pods and who removes them. It is held over one
+	// small record, or a few rmdir(2).
+	parents     sync.Mutex
+	events      event.Hub[*Event]
+	told        told
+	quarantined []record.Broken
 	// usersRefused is why no layer can have the owners of a user namespace; nil where it can.
 	usersRefused error
 	logDropped   atomic.Uint64 // bytes, of containers that ended in this daemon's life

@@ -60,23 +60,10 @@ func (e *Engine) runSandbox(ctx context.Context, op *operation, v pod.Sandbox) (
 		}
 	}
 	op.stage("record")
-	parent := v.Config.GetLinux().GetCgroupParent()
-	missing, err := e.Cgroups.MissingParents(parent)
-	if err != nil {
-		return "", fault.As(fault.InvalidArgument, fmt.Errorf("cgroup_parent %q: %w", parent, err))
-	}
-	v.Cgroups = missing
-	labels, err := e.podLabels(v.Config)
+	s, err := e.recordSandbox(v)
 	if err != nil {
 		return "", err
 	}
-	v.ProcessLabel, v.MountLabel = labels.Process, labels.Mount
-	if err := e.sandboxRecords.Save(v, false); err != nil {
-		e.Labels.Release(labels)
-		return "", err
-	}
-	s := newSandbox(v)
-	e.index.addSandbox(s, false)
 	// In its queue, so that a removal waits until there is something to remove, or nothing.
 	err = s.queue.wait(func() error {
 		err := e.makeSandbox(ctx, op, s)
@@ -95,6 +82,36 @@ func (e *Engine) runSandbox(ctx context.Context, op *operation, v pod.Sandbox) (
 		return "", err
 	}
 	return v.ID, nil
+}
+
+// recordSandbox records what is about to be made, and makes the sandbox known.
+func (e *Engine) recordSandbox(v pod.Sandbox) (*sandbox, error) {
+	// A pod that is asked for again while what a killed daemon made of it is being removed
+	// has the same cgroup: it is either there until this pod goes, or gone by now.
+	e.parents.Lock()
+	defer e.parents.Unlock()
+	var made []string
+	for _, s := range e.index.sandboxes() {
+		made = append(made, s.snapshot().Cgroups...)
+	}
+	parent := v.Config.GetLinux().GetCgroupParent()
+	missing, err := e.Cgroups.MissingParents(parent, made...)
+	if err != nil {
+		return nil, fault.As(fault.InvalidArgument, fmt.Errorf("cgroup_parent %q: %w", parent, err))
+	}
+	v.Cgroups = missing
+	labels, err := e.podLabels(v.Config)
+	if err != nil {
+		return nil, err
+	}
+	v.ProcessLabel, v.MountLabel = labels.Process, labels.Mount
+	if err := e.sandboxRecords.Save(v, false); err != nil {
+		e.Labels.Release(labels)
+		return nil, err
+	}
+	s := newSandbox(v)
+	e.index.addSandbox(s, false)
+	return s, nil
 }
 
 func (e *Engine) makeSandbox(ctx context.Context, op *operation, s *sandbox) error {

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 
@@ -169,6 +170,20 @@ func (e *Engine) tearDownSandbox(v pod.Sandbox) error {
 	return joined("teardown", v.ID,
 		unmount(e.Layout.Shm(v.ID)),
 		removeAll(e.Layout.SandboxDir(v.ID)),
-		e.Cgroups.RemoveParents(v.Cgroups),
+		e.removeParents(v),
 	)
+}
+
+// removeParents removes those of the cgroups made for the pod that are no other pod's,
+// too. Of several that are being removed each counts as the last.
+func (e *Engine) removeParents(v pod.Sandbox) error {
+	e.parents.Lock()
+	defer e.parents.Unlock()
+	last := slices.Clone(v.Cgroups)
+	for _, s := range e.index.sandboxes() {
+		if other := s.snapshot(); other.ID != v.ID && other.Phase != pod.SandboxRemoving {
+			last = slices.DeleteFunc(last, func(dir string) bool { return slices.Contains(other.Cgroups, dir) })
+		}
+	}
+	return e.Cgroups.RemoveParents(last)
 }
