@@ -245,32 +245,44 @@ func (s *Store) document(record *storage.Image, ix, old *index) (document, error
 	if err != nil {
 		return document{}, fmt.Errorf("read manifest: %w", err)
 	}
-	parsed, err := manifest.FromBlob(blob, manifest.GuessMIMEType(blob))
+	var doc document
+	config, err := doc.readManifest(blob)
 	if err != nil {
 		return document{}, fmt.Errorf("parse manifest: %w", err)
 	}
-	if parsed.ConfigInfo().Digest == "" {
-		return document{}, errors.New("parse manifest: it names no config (schema 1 is not served)")
+	if blob, err = s.bigData(record, config); err != nil {
+		return document{}, fmt.Errorf("read config: %w", err)
 	}
-	var doc document
+	if err := doc.readConfig(blob); err != nil {
+		return document{}, fmt.Errorf("parse config: %w", err)
+	}
+	ix.docs[key] = doc
+	return doc, nil
+}
+
+// readManifest takes what a manifest says, and returns the digest of the config.
+func (doc *document) readManifest(blob []byte) (config string, err error) {
+	parsed, err := manifest.FromBlob(blob, manifest.GuessMIMEType(blob))
+	if err != nil {
+		return "", err
+	}
+	if parsed.ConfigInfo().Digest == "" {
+		return "", errors.New("it names no config (schema 1 is not served)")
+	}
 	var annotated struct {
 		Annotations map[string]string `json:"annotations"`
 	}
-	if err := json.Unmarshal(blob, &annotated); err != nil {
-		return document{}, fmt.Errorf("parse manifest: %w", err)
-	}
+	err = json.Unmarshal(blob, &annotated)
 	doc.annotations = annotated.Annotations
-	if blob, err = s.bigData(record, parsed.ConfigInfo().Digest.String()); err != nil {
-		return document{}, fmt.Errorf("read config: %w", err)
-	}
+	return parsed.ConfigInfo().Digest.String(), err
+}
+
+func (doc *document) readConfig(blob []byte) error {
 	var config imgspec.Image
-	if err := json.Unmarshal(blob, &config); err != nil {
-		return document{}, fmt.Errorf("parse config: %w", err)
-	}
+	err := json.Unmarshal(blob, &config)
 	doc.config = config.Config
 	doc.platform = Platform{config.OS, config.Architecture, config.Variant}
-	ix.docs[key] = doc
-	return doc, nil
+	return err
 }
 
 func (s *Store) bigData(record *storage.Image, key string) ([]byte, error) {

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -22,7 +23,17 @@ import (
 
 // journal is one pull's list of layers that may not be on the disk. Its lock
 // (flock(2)) tells another daemon that starts on the same store to leave it alone.
-type journal struct{ file *os.File }
+type journal struct {
+	file *os.File
+	// temp is the pull's own directory for layers in flight. It goes with the journal's
+	// last user, also when that is the daemon after a crash.
+	temp string
+}
+
+// tempOf is the directory of the pull with the journal.
+func (s *Store) tempOf(journal string) string {
+	return filepath.Join(cmp.Or(s.options.TmpDir, defaultTmpDir), "crio-pull-"+filepath.Base(journal))
+}
 
 func (s *Store) journalDir() string { return filepath.Join(s.store.GraphRoot(), "crio-pulls") }
 
@@ -38,10 +49,14 @@ func (s *Store) openJournal() (*journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("note layers of the pull: %w", err)
 	}
-	j := &journal{file: f}
+	j := &journal{file: f, temp: s.tempOf(f.Name())}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		j.discard()
 		return nil, fmt.Errorf("note layers of the pull: lock %s: %w", f.Name(), err)
+	}
+	if err := os.Mkdir(j.temp, 0o700); err != nil {
+		j.discard()
+		return nil, fmt.Errorf("directory for layers in flight: %w", err)
 	}
 	return j, nil
 }
@@ -58,17 +73,22 @@ func (j *journal) add(layerID string) error {
 	if err != nil {
 		return fmt.Errorf("note layer %s: %w", layerID, err)
 	}
+	sys.Failpoint("pull", "layer noted")
 	return nil
 }
 
 // discard deletes the notes: their layers are on the disk.
 func (j *journal) discard() {
+	_ = os.RemoveAll(j.temp)
 	_ = os.Remove(j.file.Name())
-	j.close()
+	_ = j.file.Close()
 }
 
 // close keeps the notes for the next start.
-func (j *journal) close() { _ = j.file.Close() }
+func (j *journal) close() {
+	_ = os.RemoveAll(j.temp)
+	_ = j.file.Close()
+}
 
 func syncDir(path string) error {
 	d, err := os.Open(path)
@@ -122,7 +142,7 @@ func (s *Store) recoverPulls() error {
 			_ = f.Close() // a pull of another daemon that runs
 			continue
 		}
-		abandoned = append(abandoned, &journal{file: f})
+		abandoned = append(abandoned, &journal{file: f, temp: s.tempOf(f.Name())})
 		if strings.HasPrefix(e.Name(), boot+".") {
 			continue
 		}

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"go.podman.io/storage"
+
+	"github.com/crio-minimal/crio/internal/sys"
 )
 
 // meter knows when a pull last moved a byte, and ends a pull that doesn't.
@@ -74,6 +76,7 @@ func (s *meteredStore) CreateImage(id string, names []string, layer, metadata st
 		return nil, err
 	}
 	s.meter.touch()
+	sys.Failpoint("pull", "layers on the disk")
 	return s.Store.CreateImage(id, names, layer, metadata, options)
 }
 

@@ -13,6 +13,8 @@ import (
 	"go.podman.io/image/v5/pkg/sysregistriesv2"
 	storagetransport "go.podman.io/image/v5/storage"
 	"go.podman.io/image/v5/types"
+
+	"github.com/crio-minimal/crio/internal/sys"
 )
 
 const (
@@ -153,6 +155,7 @@ func (s *Store) pullOne(ctx context.Context, name reference.Named, key pullKey) 
 	backoff := firstBackoff
 	for try := 1; ; try++ {
 		id, err := s.fetch(ctx, name, key)
+		sys.Failpoint("pull", "copied")
 		if err == nil {
 			err = s.settle(ctx, id)
 		}
@@ -181,6 +184,7 @@ func (s *Store) settle(ctx context.Context, id string) error {
 	if err := s.syncDisk(); err != nil {
 		return err
 	}
+	sys.Failpoint("pull", "on the disk")
 	if err := s.reload(); err != nil {
 		return err
 	}
@@ -235,6 +239,7 @@ func (s *Store) fetch(ctx context.Context, name reference.Named, key pullKey) (i
 		}
 		notes.discard()
 	}()
+	sys.Failpoint("pull", "journal opened")
 	m := newMeter()
 	store := &meteredStore{Store: s.store, ctx: ctx, meter: m, note: notes.add, sync: s.syncDisk}
 	target, err := storagetransport.Transport.NewStoreReference(store, name, "")
@@ -248,6 +253,7 @@ func (s *Store) fetch(ctx context.Context, name reference.Named, key pullKey) (i
 	go drain(copied, progress, m)
 
 	sys, own := s.system(), s.system()
+	sys.BigFilesTemporaryDir, own.BigFilesTemporaryDir = notes.temp, notes.temp
 	key.cred.apply(sys, name)
 	key.platform.apply(sys)
 	key.platform.apply(own)

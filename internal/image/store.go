@@ -18,6 +18,8 @@ import (
 	"go.podman.io/image/v5/types"
 	"go.podman.io/storage"
 	"go.podman.io/storage/pkg/reexec"
+
+	"github.com/crio-minimal/crio/internal/sys"
 )
 
 // Options configure a Store. Empty paths mean the libraries' defaults.
@@ -48,7 +50,10 @@ type Options struct {
 	Log          *slog.Logger
 }
 
-const defaultStallTimeout = 5 * time.Minute
+const (
+	defaultStallTimeout = 5 * time.Minute
+	defaultTmpDir       = "/var/tmp" // the library's
+)
 
 // Store is the node's image store. All methods may be called concurrently.
 type Store struct {
@@ -203,6 +208,7 @@ func (s *Store) Remove(ctx context.Context, ref string) error {
 
 func (s *Store) remove(id string) error {
 	_, err := s.store.DeleteImage(id, true)
+	sys.Failpoint("remove image", "removed")
 	switch {
 	case errors.Is(err, storage.ErrImageUsedByContainer):
 		return fmt.Errorf("remove image %s: %w: %w", id, ErrInUse, err)
@@ -244,7 +250,6 @@ func (s *Store) system() *types.SystemContext {
 		SystemRegistriesConfPath:    s.options.RegistriesConf,
 		SystemRegistriesConfDirPath: s.options.RegistriesConfDir,
 		DockerPerHostCertDirPath:    s.options.CertsDir,
-		BigFilesTemporaryDir:        s.options.TmpDir,
 		ShortNameMode:               mode,
 		// Under the run root, so that a reboot deletes what it says about layers
 		// that a power cut may have taken.
