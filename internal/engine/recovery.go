@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/crio-minimal/crio/internal/monitor"
@@ -45,6 +46,7 @@ func (e *Engine) Recover(ctx context.Context) (u Unwanted, err error) {
 	for _, b := range e.quarantined {
 		e.Log.Error("a record cannot be read and was set aside; what it stands for is left alone", "path", b.Path, "err", b.Err)
 	}
+	sys.Failpoint("recovery", "records read")
 	var watches []*operation
 	for _, v := range sandboxes {
 		s := newSandbox(v)
@@ -286,6 +288,13 @@ func (e *Engine) Sweep(ctx context.Context, u Unwanted) {
 	for _, s := range u.sandboxes {
 		e.unwanted(e.awaitSandboxRemoval(ctx, s), s.snapshot().ID)
 	}
+	sys.Failpoint("recovery", "unwanted removed")
+	for _, c := range e.index.containers() {
+		// The daemon before this one has recorded the exit, and may have got no further.
+		if v := c.snapshot(); v.Phase == pod.ContainerExited && v.BootID == e.bootID {
+			_ = c.queue.wait(func() error { e.cleanAfterExit(c); return nil })
+		}
+	}
 	if ctx.Err() == nil {
 		e.sweepOrphans(ctx)
 	}
@@ -384,6 +393,16 @@ func (e *Engine) MakeRunDirectories() error {
 	// a user namespace. There is nothing else in it.
 	for _, dir := range []string{l.PauseRootfs(), l.PauseRootfs() + "/proc", l.PauseRootfs() + "/dev", l.PauseRootfs() + "/sys"} {
 		if err := errors.Join(os.MkdirAll(dir, 0o755), os.Chmod(dir, 0o755)); err != nil {
+			return fmt.Errorf("run directory: %w", err)
+		}
+	}
+	// A daemon that was killed while it wrote the file (sys.WriteFile).
+	unfinished, err := filepath.Glob(l.PauseRootfs() + "/.pause.*")
+	if err != nil {
+		return fmt.Errorf("run directory: %w", err)
+	}
+	for _, path := range unfinished {
+		if err := os.Remove(path); err != nil {
 			return fmt.Errorf("run directory: %w", err)
 		}
 	}
