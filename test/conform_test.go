@@ -103,7 +103,7 @@ func runtimePath(t *testing.T, name string) string {
 func (n *node) in(t *testing.T) *node {
 	return &node{
 		RuntimeServiceClient: n.RuntimeServiceClient, images: n.images, t: t, number: n.number, dir: n.dir,
-		socket: n.socket, env: n.env, conn: n.conn, daemon: n.daemon, ended: n.ended, output: n.output,
+		socket: n.socket, env: n.env, program: n.program, conn: n.conn, daemon: n.daemon, ended: n.ended, output: n.output,
 	}
 }
 

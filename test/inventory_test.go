@@ -140,7 +140,7 @@ func (n *node) links(inv inventory) {
 // files: layers, records, bundles, sockets, addresses that IPAM gave, CNI's cache.
 func (n *node) files(inv inventory) {
 	for _, pattern := range []string{
-		"state/*/*", "run/*/*", "run/oci/*/*", "ipam/*/*", "cni-cache/*/*", "storage/overlay/*", "storage/overlay/l/*",
+		"tmp/*", "storage/crio-pulls/*", "state/*/*", "run/*/*", "run/oci/*/*", "ipam/*/*", "cni-cache/*/*", "storage/overlay/*", "storage/overlay/l/*",
 		"storage/overlay-containers/*", "storage-run/overlay-containers/*",
 	} {
 		found, err := filepath.Glob(n.path(pattern))
@@ -167,7 +167,6 @@ var number = regexp.MustCompile(`\d+`)
 
 // insideDaemon: descriptors by kind, and goroutines.
 func (n *node) insideDaemon(inv inventory) {
-	inv["goroutines"] = n.status().Goroutines
 	dir := fmt.Sprintf("/proc/%d/fd/", n.daemon.Process.Pid)
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -179,4 +178,6 @@ func (n *node) insideDaemon(inv inventory) {
 			inv["daemon's descriptor of "+number.ReplaceAllString(target, "N")]++
 		}
 	}
+	// Last, since the daemon has its connection for a moment longer than we have.
+	inv["goroutines"] = n.status().Goroutines
 }

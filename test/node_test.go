@@ -71,7 +71,9 @@ type options struct {
 	socket string
 	// plain has the daemon as it is installed, without the race detector: for a test that measures.
 	plain bool
-	env   []string
+	// failpoints has it built so that it can be held, and killed, at its failpoints.
+	failpoints bool
+	env        []string
 }
 
 // newNode starts a daemon. At the end of the test the node's inventory is compared
@@ -81,6 +83,9 @@ func newNode(t *testing.T, o options) *node {
 	n := &node{t: t, number: nodes.Add(1), env: o.env, program: "race/crio", output: &output{}}
 	if o.plain {
 		n.program = "crio"
+	}
+	if o.failpoints {
+		n.program = "failpoints/crio"
 	}
 	// Longer than the path of a unix socket may be.
 	n.dir = filepath.Join(t.TempDir(), strings.Repeat("long-", 25))
@@ -162,13 +167,28 @@ func binary(t *testing.T, name string) string { return fixture.Binary(t, name) }
 // start runs the daemon and waits for its first answer.
 func (n *node) start() {
 	n.t.Helper()
+	ended := n.launch()
+	n.await("the daemon's first answer", func() error {
+		select {
+		case <-ended:
+			n.t.Fatalf("the daemon ended: %s\n%s", n.daemon.ProcessState, n.output.String())
+		default:
+		}
+		_, err := n.Version(n.ctx(), &cri.VersionRequest{})
+		return err
+	})
+}
+
+// launch runs the daemon, and returns what is closed when it has ended.
+func (n *node) launch() (ended chan struct{}) {
+	n.t.Helper()
 	cmd := exec.Command(binary(n.t, n.program), "--config", n.path("crio.conf"), "--config-dir", n.path("crio.conf.d"))
 	cmd.Env = append(append(os.Environ(), "GORACE=halt_on_error=1 atexit_sleep_ms=0"), n.env...)
 	cmd.Stderr = n.output
 	// Somebody who is left behind with the output must not hold up the test, which looks for them.
 	cmd.WaitDelay = 5 * time.Second
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	ended := make(chan struct{})
+	ended = make(chan struct{})
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if err := cmd.Start(); err != nil {
@@ -176,15 +196,7 @@ func (n *node) start() {
 	}
 	n.daemon, n.ended = cmd, ended
 	go func() { _ = cmd.Wait(); close(ended) }()
-	n.await("the daemon's first answer", func() error {
-		select {
-		case <-ended:
-			n.t.Fatalf("the daemon ended: %s\n%s", cmd.ProcessState, n.output.String())
-		default:
-		}
-		_, err := n.Version(n.ctx(), &cri.VersionRequest{})
-		return err
-	})
+	return ended
 }
 
 // await repeats until check succeeds.

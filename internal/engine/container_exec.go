@@ -19,6 +19,7 @@ import (
 	"github.com/crio-minimal/crio/internal/oci"
 	"github.com/crio-minimal/crio/internal/pod"
 	"github.com/crio-minimal/crio/internal/stdio"
+	"github.com/crio-minimal/crio/internal/sys"
 )
 
 // execPrefix begins the names of the cgroups of commands, and of the marks that say
@@ -117,12 +118,16 @@ func (e *Engine) inContainer(ctx context.Context, c *container, s *sandbox, args
 		return fmt.Errorf("exec %s: %w", v.ID, err)
 	}
 	defer os.Remove(mark)
+	sys.Failpoint("exec", "marked")
 	sub := e.execGroup(v.Handler, group, name)
 	if err := sub.Create(); err != nil {
 		return fmt.Errorf("exec %s: cgroup: %w", v.ID, err)
 	}
 	command.CgroupArgs = sub.ExecArgs()
-	return e.endExec(ctx, sub, do(runtimeOf(v.Handler), command))
+	sys.Failpoint("exec", "cgroup made")
+	err = do(runtimeOf(v.Handler), command)
+	sys.Failpoint("exec", "command ended")
+	return e.endExec(ctx, sub, err)
 }
 
 // execGroup is the cgroup of a command, inside of its container's.

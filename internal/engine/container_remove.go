@@ -23,6 +23,8 @@ func (e *Engine) RemoveContainer(ctx context.Context, id string) error {
 		if err := e.stopContainer(ctx, c, 0); err != nil {
 			return "", err
 		}
+		// Behind the removal of what its exit has left, for one.
+		op.stage("its turn")
 		return id, c.queue.wait(func() error { return e.removeContainer(ctx, op, c) })
 	})
 	return err

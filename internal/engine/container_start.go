@@ -42,6 +42,7 @@ func (e *Engine) startContainer(ctx context.Context, op *operation, c *container
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("start %s: its turn came too late: %w", v.ID, err)
 	}
+	op.stage("record")
 	if err := e.commitContainer(c, pod.StartRequest{}); err != nil {
 		return err
 	}
@@ -75,6 +76,7 @@ func (e *Engine) startContainer(ctx context.Context, op *operation, c *container
 		return e.startFailed(c, err)
 	}
 	c.conn.Store(conn)
+	op.stage("commit")
 	return e.commitContainer(c, pod.Started{Init: pod.Process{Pid: status.Pid, StartTicks: status.StartTicks}, At: status.StartedAt})
 }
 

@@ -93,6 +93,7 @@ func (e *Engine) stopContainer(ctx context.Context, c *container, grace time.Dur
 			e.Log.Warn("stop signal could not be sent; the container is killed after its grace period", "container", v.ID, "err", err)
 		}
 	}
+	sys.Failpoint("stop container", "asked to end")
 	late := time.NewTimer(grace + e.KillWait)
 	defer late.Stop()
 	select {
@@ -194,6 +195,7 @@ func (e *Engine) kill(c *container) {
 	if err != nil {
 		e.Log.Warn("kill", "container", v.ID, "err", err)
 	}
+	sys.Failpoint("stop container", "first process killed")
 	_, group, err := e.groups(v.Handler, v.CgroupParent, v.ID)
 	if err == nil {
 		err = group.Kill(ctx)

@@ -121,6 +121,7 @@ func (e *Engine) mountImage(ctx context.Context, v pod.Container, m pod.ImageMou
 	if err != nil {
 		return err
 	}
+	sys.Failpoint("image mount", "layer mounted")
 	found, err := untrusted.FindInRoot(root, filepath.Join("/", subPath))
 	if err != nil {
 		return fault.New(fault.InvalidArgument, "image_sub_path: %w", err)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/crio-minimal/crio/internal/pod"
+	"github.com/crio-minimal/crio/internal/sys"
 )
 
 // operation is work that outlives the RPC that asked for it. Whoever asks for the
@@ -30,7 +31,12 @@ type stage struct {
 }
 
 // stage names what the operation is doing from now on.
-func (op *operation) stage(name string) { op.at.Store(&stage{name: name, since: time.Now()}) }
+func (op *operation) stage(name string) {
+	op.begins(name)
+	sys.Failpoint(op.kind, name)
+}
+
+func (op *operation) begins(name string) { op.at.Store(&stage{name: name, since: time.Now()}) }
 
 // wait returns the result, or an error that names the stage when ctx ends first.
 // The operation goes on.
@@ -90,7 +96,7 @@ func (e *Engine) watch(key opKey, work func(context.Context)) *operation {
 	ops.mu.Lock()
 	defer ops.mu.Unlock()
 	op := ops.begin(name, key)
-	op.stage("waiting")
+	op.begins("waiting")
 	ops.watches.Go(func() {
 		work(e.ctx)
 		ops.end(name, op)
@@ -110,14 +116,14 @@ func (e *Engine) session(kind, object string) (done func(), err error) {
 	// Each is one of its own.
 	name := kind + "\x00" + pod.NewID()
 	op := ops.begin(name, opKey{kind, object})
-	op.stage("open")
+	op.begins("open")
 	return func() { ops.end(name, op) }, nil
 }
 
 // begin needs ops.mu.
 func (ops *operations) begin(name string, key opKey) *operation {
 	op := &operation{kind: key.kind, object: key.object, started: time.Now(), done: make(chan struct{})}
-	op.stage("queued")
+	op.begins("queued")
 	ops.byKey[name] = op
 	return op
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/crio-minimal/crio/internal/netns"
 	"github.com/crio-minimal/crio/internal/pod"
 	"github.com/crio-minimal/crio/internal/spec"
+	"github.com/crio-minimal/crio/internal/sys"
 	"github.com/crio-minimal/crio/internal/untrusted"
 )
 
@@ -62,6 +63,7 @@ func (e *Engine) startPause(ctx context.Context, s *sandbox) (*pod.Process, erro
 	if v.Handler.Sandbox {
 		return &p, nil
 	}
+	sys.Failpoint("pause", "runs")
 	if err := netns.PinPID(e.Layout.Namespace(v.ID, "pid"), p.Pid, p.StartTicks); err != nil {
 		return nil, fmt.Errorf("pause %s: %w", v.ID, err)
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/crio-minimal/crio/internal/cgroup"
 	"github.com/crio-minimal/crio/internal/monitor"
 	"github.com/crio-minimal/crio/internal/pod"
+	"github.com/crio-minimal/crio/internal/sys"
 	"github.com/crio-minimal/crio/internal/untrusted"
 )
 
@@ -37,6 +38,7 @@ func (e *Engine) spawn(ctx context.Context, l launch, onExit func(monitor.Exit, 
 	if err := own.Create(); err != nil {
 		return nil, monitor.Status{}, fmt.Errorf("monitor cgroup: %w", err)
 	}
+	sys.Failpoint("spawn", "monitor's cgroup made")
 	if err := os.MkdirAll(l.handler.Root, 0o700); err != nil {
 		return nil, monitor.Status{}, err
 	}
@@ -87,9 +89,11 @@ func (e *Engine) killProcesses(ctx context.Context, h pod.Handler, parent, id st
 	if err := errors.Join(own.Kill(ctx), container.Kill(ctx)); err != nil {
 		return err
 	}
+	sys.Failpoint("kill", "killed")
 	if err := runtimeOf(h).Delete(ctx, id); err != nil {
 		return err
 	}
+	sys.Failpoint("kill", "taken back by the runtime")
 	return errors.Join(container.Remove(ctx), own.Remove(ctx))
 }
 

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/crio-minimal/crio/internal/sys"
 )
 
 // defaultPath is what an OCI runtime and its hooks find their programs with.
@@ -39,10 +41,12 @@ func Start(ctx context.Context, s Spec, onExit func(Exit, error)) (*Conn, Status
 	err = launch(ctx, s, theirs)
 	theirs.Close()
 	go c.read()
+	sys.Failpoint("monitor", "launched")
 	select {
 	case o := <-c.outcome:
 		if o.err == nil {
 			c.accept()
+			sys.Failpoint("monitor", "told of the start")
 			return c, o.status, nil
 		}
 		c.Close()

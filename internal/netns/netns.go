@@ -73,10 +73,12 @@ func Create(ctx context.Context, dir string, k Kinds) error {
 		if err := setUp(k); err != nil {
 			return err
 		}
+		sys.Failpoint("namespaces", "set up")
 		for _, c := range k.list() {
 			if err := pin(filepath.Join(dir, c.name), c.name); err != nil {
 				return err
 			}
+			sys.Failpoint("namespaces", "one pinned")
 		}
 		return nil
 	})
@@ -208,6 +210,7 @@ func Remove(ctx context.Context, dir string) error {
 		if err := Unpin(filepath.Join(dir, entry.Name())); err != nil {
 			return err
 		}
+		sys.Failpoint("namespaces", "one unpinned")
 	}
 	return os.Remove(dir)
 }

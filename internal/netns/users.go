@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/crio-minimal/crio/internal/pod"
+	"github.com/crio-minimal/crio/internal/sys"
 )
 
 // leaveWithUsers makes a user namespace with the others in it.
@@ -60,6 +61,7 @@ func withUsers(holder string, users pod.Users, flags int, do func(of string) err
 		_ = process.Kill()
 		_, _ = process.Wait()
 	}()
+	sys.Failpoint("namespaces", "of users made")
 	return do(fmt.Sprintf("/proc/%d/ns/", process.Pid))
 }
 

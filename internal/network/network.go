@@ -15,6 +15,8 @@ import (
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
+
+	"github.com/crio-minimal/crio/internal/sys"
 )
 
 // Interface is the pod's end of the network, as every CNI runtime calls it.
@@ -107,6 +109,7 @@ func (n *Network) Add(ctx context.Context, p Pod, a Attachment) (Attachment, err
 	if err != nil {
 		return a, inTime(ctx, fmt.Errorf("network %s: %w", a.Network, err))
 	}
+	sys.Failpoint("network", "attached")
 	a.Result, a.IPs, err = readResult(result)
 	if err != nil {
 		return a, fmt.Errorf("network %s: %w", a.Network, err)
@@ -123,6 +126,7 @@ func (n *Network) Del(ctx context.Context, p Pod, a Attachment) error {
 	if err := n.cni.DelNetworkList(ctx, list, runtimeConf(p)); err != nil {
 		return inTime(ctx, fmt.Errorf("network %s: %w", a.Network, err))
 	}
+	sys.Failpoint("network", "detached")
 	return nil
 }
 

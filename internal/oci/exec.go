@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/crio-minimal/crio/internal/stdio"
+	"github.com/crio-minimal/crio/internal/sys"
 )
 
 // Exec is one command to run in a running container.
@@ -166,6 +167,7 @@ func runPipes(ctx context.Context, cmd *exec.Cmd, e Exec, s stdio.Streams) (int3
 	if errs != nil {
 		copies = append(copies, stdio.CopyOutput(s.Err, errs))
 	}
+	sys.Failpoint("exec", "runtime started")
 	code, err := wait(ctx, cmd)
 	if err != nil {
 		closeFiles(p.ours) // nobody waits for the rest

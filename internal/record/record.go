@@ -94,6 +94,7 @@ func (d *Dir) Save(id string, body any, durable Durable) error {
 	if err := write(filepath.Join(d.path, id), data, 0o600); err != nil {
 		return fmt.Errorf("record %s: %w", id, err)
 	}
+	sys.Failpoint("record", "saved")
 	return nil
 }
 
@@ -105,6 +106,7 @@ func (d *Dir) Delete(id string) error {
 	if err := os.Remove(filepath.Join(d.path, id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("record %s: %w", id, err)
 	}
+	sys.Failpoint("record", "deleted")
 	return nil
 }
 

@@ -105,6 +105,7 @@ func (s *Store) Create(ctx context.Context, id, imageID string, opts Options) er
 	if err := s.create(id, imageID, opts); err != nil {
 		return fmt.Errorf("create layer %s on image %s: %w", id, imageID, err)
 	}
+	sys.Failpoint("layer", "made")
 	return nil
 }
 
@@ -184,6 +185,7 @@ func (s *Store) Mount(ctx context.Context, id string, opts Options) (string, err
 	if err != nil {
 		return "", fmt.Errorf("mount layer %s: %w", id, err)
 	}
+	sys.Failpoint("layer", "mounted")
 	return path, nil
 }
 
@@ -263,6 +265,7 @@ func (s *Store) Remove(ctx context.Context, id string) error {
 	if err := s.remove(id); err != nil {
 		return fmt.Errorf("remove layer %s: %w", id, err)
 	}
+	sys.Failpoint("layer", "removed")
 	return nil
 }
 
@@ -278,6 +281,7 @@ func (s *Store) remove(id string) error {
 	if err := s.unmount(c.LayerID); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, storage.ErrLayerUnknown) {
 		return err
 	}
+	sys.Failpoint("layer", "unmounted")
 	err = s.store.DeleteContainer(id)
 	if errors.Is(err, storage.ErrNotAContainer) || errors.Is(err, storage.ErrContainerUnknown) {
 		return nil

@@ -70,6 +70,7 @@ func (s *Store) mountMapped(layer string, opts Options) (merged string, err erro
 	if err != nil {
 		return "", err
 	}
+	sys.Failpoint("layer", "image's layers mapped")
 	options := fmt.Sprintf("volatile,lowerdir=%s,upperdir=%s,workdir=%s", lower, escape(dirs.upper), escape(dirs.work))
 	if opts.MountLabel != "" {
 		options += fmt.Sprintf(",context=%q", opts.MountLabel)
