@@ -84,10 +84,23 @@ bench-ratios:
 unit:
 	CRIO_BUILD=$(BUILD) $(GO) test -p 1 -race -count=1 -timeout 20m -tags '$(TAGS)' ./pkg/... ./internal/... ./cmd/... ./server/...
 
-# The daemon under test has the race detector too.
-integration:
-	$(GO) build -race -tags '$(TAGS)' -o $(BUILD)/race/crio ./cmd/crio
+# The daemon under test has the race detector too, or failpoints at which it can be killed.
+integration: daemons
 	CRIO_BUILD=$(BUILD) $(GO) test -race -count=1 -timeout 50m -tags '$(TAGS)' ./test/...
+
+daemons:
+	$(GO) build -race -tags '$(TAGS)' -o $(BUILD)/race/crio ./cmd/crio
+	CGO_ENABLED=0 $(GO) build -trimpath -tags '$(TAGS) failpoints' -o $(BUILD)/failpoints/crio ./cmd/crio
+
+# The long forms of those tests that have one, and a minute of each fuzz target.
+FUZZTIME := 1m
+torture: all runtimes daemons
+	CRIO_TORTURE=1 CRIO_BUILD=$(BUILD) $(GO) test -race -count=1 -timeout 3h -tags '$(TAGS)' ./internal/monitor ./test
+	@grep -rl --include='*_test.go' '^func Fuzz' cmd internal pkg server | while read -r file; do \
+		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z]*\)(.*/\1/p' "$$file"); do \
+			$(GO) test -tags '$(TAGS)' -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "./$$(dirname "$$file")" || exit 1; \
+		done; \
+	done
 
 # The real kubelet on the real daemon. It is the newest one whose source can be had; for
 # another one: make test-kubelet-module KUBELET=v1.37.0, and that version here.
@@ -139,4 +152,4 @@ install: all
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all deps demo test runtimes peer bench bench-check bench-ratios unit integration test-kubelet test-kubelet-module lint generate install clean
+.PHONY: all deps demo test runtimes peer bench bench-check bench-ratios unit integration daemons torture test-kubelet test-kubelet-module lint generate install clean

@@ -1,0 +1,232 @@
+package test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// ioctl(2) of file systems: FIFREEZE and FITHAW of linux/fs.h, EXT4_IOC_SHUTDOWN of
+// fs/ext4/ext4.h, after which every request fails with EIO as on a disk that is gone.
+const (
+	fifreeze     = 0xC0045877
+	fithaw       = 0xC0045878
+	ext4Shutdown = 0x8004587D
+)
+
+// ext4 mounts a new file system of so many MiB, below the node, until the test ends.
+func (n *node) ext4(name string, size int) (dir string) {
+	n.t.Helper()
+	dir = n.path(name)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		n.t.Fatal(err)
+	}
+	n.shell("truncate -s %dM %s && mkfs.ext4 -q %[2]s && mount -o loop %[2]s %s", size, dir+".img", dir)
+	n.t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	return dir
+}
+
+func (n *node) shell(format string, values ...any) {
+	n.t.Helper()
+	script := fmt.Sprintf(format, values...)
+	if out, err := exec.Command("sh", "-ec", script).CombinedOutput(); err != nil {
+		n.t.Fatalf("%s: %v: %s", script, err, out)
+	}
+}
+
+func (n *node) freeze(dir string, request uint) {
+	n.t.Helper()
+	d, err := os.Open(dir)
+	if err == nil {
+		defer d.Close()
+		err = unix.IoctlSetPointerInt(int(d.Fd()), request, 0)
+	}
+	if err != nil {
+		n.t.Fatalf("freeze or thaw %s: %v", dir, err)
+	}
+}
+
+// moveTo has the daemon keep one of its directories on another disk.
+func (n *node) moveTo(dir, key, name string) {
+	n.t.Helper()
+	n.stop()
+	n.reconfigure(fmt.Sprintf("%s = %q", key, n.path(name)), fmt.Sprintf("%s = %q", key, filepath.Join(dir, name)))
+	n.start()
+	n.before = n.settled()
+}
+
+func (n *node) tmpfs(name, options string) string {
+	n.t.Helper()
+	dir := n.path(name)
+	err := os.Mkdir(dir, 0o755)
+	if err == nil {
+		err = unix.Mount("tmpfs", dir, "tmpfs", 0, options)
+	}
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	return dir
+}
+
+// refusedFor wants a pod refused for a reason.
+func (n *node) refusedFor(reason string) {
+	n.t.Helper()
+	if err := second(n.RunPodSandbox(n.ctx(), &cri.RunPodSandboxRequest{Config: n.podConfig()})); err == nil || !strings.Contains(err.Error(), reason) {
+		n.t.Errorf("run pod: %v, want %q", err, reason)
+	}
+	n.answersInTime()
+}
+
+// Records that become read-only: what runs goes on and can be stopped, nothing new
+// begins, and what is to be removed waits for the disk.
+func TestReadOnlyStateDisk(t *testing.T) {
+	n, image := readyNode(t, options{})
+	pod := n.podConfig()
+	box := n.runPod(pod)
+	id := n.runContainer(box, pod, n.containerConfig(image, "sleep", "99"))
+	records := []string{n.path("state/pods"), n.path("state/containers")}
+	for _, dir := range records {
+		for _, flags := range []uintptr{unix.MS_BIND, unix.MS_BIND | unix.MS_REMOUNT | unix.MS_RDONLY} {
+			if err := unix.Mount(dir, dir, "", flags, ""); err != nil {
+				t.Fatal(err)
+			}
+		}
+		t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	}
+	n.refusedFor("read-only")
+	n.exec(id, "true")
+	if err := second(n.StopContainer(n.ctx(), &cri.StopContainerRequest{ContainerId: id})); err != nil {
+		t.Errorf("stop: %v", err)
+	}
+	if s := n.container(id); s.GetExitCode() != 137 {
+		t.Errorf("%v", s)
+	}
+	if err := second(n.RemovePodSandbox(n.ctx(), &cri.RemovePodSandboxRequest{PodSandboxId: box})); err == nil || !strings.Contains(err.Error(), "read-only") {
+		t.Errorf("remove: %v", err)
+	}
+	n.answersInTime()
+	if len(n.status().Blocked) == 0 {
+		t.Error("nothing is told to be blocked")
+	}
+	for _, dir := range records {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.compare(n.before) // by the retry
+}
+
+// A disk for the records that fails: the same, until it is back.
+func TestFailingStateDisk(t *testing.T) {
+	n, image := readyNode(t, options{})
+	dir := n.ext4("failing", 32)
+	n.moveTo(dir, "state_dir", "state")
+	pod := n.podConfig()
+	box := n.runPod(pod)
+	config := n.containerConfig(image, shell("trap 'exit 7' TERM; echo ready; while true; do sleep 0.05; done")...)
+	id := n.runContainer(box, pod, config)
+	n.awaitLog(logOf(pod, config), "ready")
+	unix.Sync()
+	d, err := os.Open(dir)
+	if err == nil {
+		err = unix.IoctlSetPointerInt(int(d.Fd()), ext4Shutdown, 2) // without writing the journal
+		d.Close()
+	}
+	if err != nil {
+		t.Fatalf("shut the file system down: %v", err)
+	}
+	n.refusedFor("input/output error")
+	n.exec(id, "true")
+	if err := second(n.StopContainer(n.ctx(), &cri.StopContainerRequest{ContainerId: id, Timeout: 10})); err != nil {
+		t.Errorf("stop: %v", err)
+	}
+	want := n.container(id)
+	if want.GetExitCode() != 7 {
+		t.Errorf("%v", want)
+	}
+	n.answersInTime()
+	n.kill()
+	n.shell("umount %s && mount -o loop %s %s", dir, dir+".img", dir)
+	n.start()
+	if s := n.container(id); s.GetExitCode() != 7 || s.GetFinishedAt() != want.GetFinishedAt() {
+		t.Errorf("told before %v\nand now %v", want, s)
+	}
+	n.removeAll()
+	n.compare(n.before)
+	n.stop()
+}
+
+// /run without space: nothing new begins, and all that there is can be stopped, told
+// right and removed.
+func TestFullRunDirectory(t *testing.T) {
+	n, image := readyNode(t, options{})
+	dir := n.tmpfs("small", "size=2m")
+	n.moveTo(dir, "run_dir", "run")
+	pod := n.podConfig()
+	box := n.runPod(pod)
+	id := n.runContainer(box, pod, n.containerConfig(image, shell("trap 'exit 7' TERM; while true; do sleep 0.05; done")...))
+	created := n.create(box, pod, n.containerConfig(image, "sleep", "99"))
+	if out, err := exec.Command("dd", "if=/dev/zero", "of="+dir+"/fill", "bs=4k").CombinedOutput(); err == nil {
+		t.Fatalf("the disk is not full: %s", out)
+	}
+	n.refusedFor("no space")
+	if err := second(n.CreateContainer(n.ctx(), &cri.CreateContainerRequest{PodSandboxId: box, Config: n.containerConfig(image, "true"), SandboxConfig: pod})); err == nil || !strings.Contains(err.Error(), "no space") {
+		t.Errorf("create: %v", err)
+	}
+	if err := second(n.StartContainer(n.ctx(), &cri.StartContainerRequest{ContainerId: created})); err == nil {
+		t.Error("a container was started without space")
+	}
+	if err := second(n.StopContainer(n.ctx(), &cri.StopContainerRequest{ContainerId: id, Timeout: 10})); err != nil {
+		t.Errorf("stop: %v", err)
+	}
+	if s := n.container(id); s.GetExitCode() != 7 {
+		t.Errorf("%v", s)
+	}
+	n.answersInTime()
+	if err := os.Remove(dir + "/fill"); err != nil {
+		t.Fatal(err)
+	}
+	n.removeAll()
+	n.compare(n.before)
+	n.stop()
+}
+
+// An image store without space: a pull and a container are refused and leave nothing,
+// what runs goes on, and can be removed.
+func TestFullImageStore(t *testing.T) {
+	n, image := readyNode(t, options{})
+	n.stop()
+	dir := n.tmpfs("small", "size=32m")
+	if out, err := exec.Command("cp", "-a", n.path("storage"), dir+"/storage").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	n.start()
+	n.moveTo(dir, "root", "storage")
+	pod := n.podConfig()
+	box := n.runPod(pod)
+	id := n.runContainer(box, pod, n.containerConfig(image, "sleep", "99"))
+	if out, err := exec.Command("dd", "if=/dev/zero", "of="+dir+"/fill", "bs=4k").CombinedOutput(); err == nil {
+		t.Fatalf("the disk is not full: %s", out)
+	}
+	err := second(n.CreateContainer(n.ctx(), &cri.CreateContainerRequest{PodSandboxId: box, Config: n.containerConfig(image, "true"), SandboxConfig: pod}))
+	if err == nil || !strings.Contains(err.Error(), "no space") || status.Code(err) == codes.InvalidArgument {
+		t.Errorf("create: %v", err)
+	}
+	n.answersInTime()
+	n.exec(id, "true")
+	if err := os.Remove(dir + "/fill"); err != nil {
+		t.Fatal(err)
+	}
+	n.removeAll()
+	n.compare(n.before)
+	n.stop()
+}

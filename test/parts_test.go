@@ -1,0 +1,305 @@
+package test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// faultyScript stands for a program, and does for a verb what the file of its name says.
+const faultyScript = `#!/bin/sh
+%[2]s
+case $(cat %[1]s/$verb 2>/dev/null) in
+fails) echo "no luck in $verb" >&2; exit 1 ;;
+refuses) echo '{"cniVersion":"1.0.0","code":99,"msg":"no luck in '$verb'"}'; exit 1 ;;
+babbles) cat >/dev/null; echo '{"cniVersion":"1.0.0","ips":[{"address":'; exit 0 ;;
+babbles-late) %[3]s >/dev/null; echo 'no luck'; exit 0 ;;
+dies) kill -9 $$ ;;
+hangs) while [ -e %[1]s/$verb ]; do sleep 0.05; done ;;
+esac
+exec %[3]s
+`
+
+// faulty writes the script, and returns the directory of the files that command it.
+func faulty(t *testing.T, path, verb, program string) (orders string) {
+	t.Helper()
+	orders = t.TempDir()
+	if err := os.WriteFile(path, fmt.Appendf(nil, faultyScript, orders, verb, program), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return orders
+}
+
+func (n *node) order(path, fault string) {
+	n.t.Helper()
+	if err := os.WriteFile(path, []byte(fault), 0o600); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+func (n *node) endOrder(path string) {
+	n.t.Helper()
+	if err := os.Remove(path); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+// hangs makes a call that has half a second, and wants it cut off in one of the stages,
+// which is told, while everybody else is answered.
+func (n *node) hangs(call func(context.Context) error, stages ...string) {
+	n.t.Helper()
+	ctx, cancel := context.WithTimeout(n.ctx(), 500*time.Millisecond)
+	defer cancel()
+	if err := call(ctx); status.Code(err) != codes.DeadlineExceeded {
+		n.t.Errorf("%v, want it to hang in %q", err, stages)
+	}
+	n.answersInTime()
+	for _, op := range n.status().Operations {
+		if slices.Contains(stages, op.Stage) {
+			return
+		}
+	}
+	n.t.Errorf("crio status does not tell of a stage of %q: %+v", stages, n.status().Operations)
+}
+
+// blocked waits for the one object that cannot be removed, and its reason.
+func (n *node) blocked(reason string) {
+	n.t.Helper()
+	n.await("what is blocked, with its reason", func() error {
+		if b := n.status().Blocked; len(b) != 1 || !strings.Contains(b[0].Reason, reason) {
+			return fmt.Errorf("blocked: %+v, want %q", b, reason)
+		}
+		return nil
+	})
+	n.answersInTime()
+}
+
+// A CNI plugin that fails, dies, talks nonsense or hangs in ADD: the pod is refused with
+// the stage and the plugin's words, and its network is given back.
+func TestFaultyPluginInADD(t *testing.T) {
+	n, orders := pluginNode(t)
+	add := filepath.Join(orders, "ADD")
+	for fault, reason := range map[string]string{"fails": "no luck", "refuses": "no luck in ADD", "dies": "killed", "babbles": "", "babbles-late": ""} {
+		pod := n.podConfig()
+		n.order(add, fault)
+		_, err := n.RunPodSandbox(n.ctx(), &cri.RunPodSandboxRequest{Config: pod})
+		if err == nil || !strings.Contains(err.Error(), "cni add") || !strings.Contains(err.Error(), reason) {
+			t.Errorf("a plugin that %s: %v", fault, err)
+		}
+		n.answersInTime()
+		n.compare(n.before)
+		n.endOrder(add)
+		n.runPod(pod)
+		n.removeAll()
+	}
+	n.order(add, "hangs")
+	pod := n.podConfig()
+	n.hangs(func(ctx context.Context) error {
+		return second(n.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: pod}))
+	}, "cni add")
+	n.endOrder(add)
+	n.runPod(pod)
+}
+
+// The same in DEL: the pod stays until the plugin does its work, it is told why, and is
+// removed when it can be, without being asked again.
+func TestFaultyPluginInDEL(t *testing.T) {
+	n, orders := pluginNode(t)
+	del := filepath.Join(orders, "DEL")
+	for fault, reason := range map[string]string{"fails": "no luck", "refuses": "no luck in DEL", "dies": "killed"} {
+		box := n.runPod(n.podConfig())
+		n.order(del, fault)
+		for _, call := range []func() error{
+			func() error { return second(n.StopPodSandbox(n.ctx(), &cri.StopPodSandboxRequest{PodSandboxId: box})) },
+			func() error {
+				return second(n.RemovePodSandbox(n.ctx(), &cri.RemovePodSandboxRequest{PodSandboxId: box}))
+			},
+		} {
+			if err := call(); err == nil || !strings.Contains(err.Error(), "cni del") || !strings.Contains(err.Error(), reason) {
+				t.Errorf("a plugin that %s: %v", fault, err)
+			}
+		}
+		n.blocked(reason)
+		n.endOrder(del)
+		n.compare(n.before) // by the retry
+	}
+	box := n.runPod(n.podConfig())
+	n.order(del, "hangs")
+	n.hangs(func(ctx context.Context) error {
+		return second(n.RemovePodSandbox(ctx, &cri.RemovePodSandboxRequest{PodSandboxId: box}))
+	}, "cni del")
+	n.endOrder(del)
+	n.compare(n.before) // by the call that nobody waits for any more
+}
+
+// pluginNode is a node whose bridge plugin obeys orders.
+func pluginNode(t *testing.T) (n *node, orders string) {
+	n, _ = readyNode(t, options{})
+	orders = faulty(t, n.path("bridge-or-not"), "verb=$CNI_COMMAND", "/usr/lib/cni/bridge")
+	n.reconfigure(`plugin_dirs = [`, fmt.Sprintf(`plugin_dirs = [%q, `, n.dir))
+	n.write("cni/10-bridge.conflist", strings.Replace(n.conflist(), `"type":"bridge"`, `"type":"bridge-or-not"`, 1))
+	n.stop()
+	n.start()
+	n.runPod(n.podConfig())
+	n.removeAll()
+	n.before = n.settled()
+	return n, orders
+}
+
+// An OCI runtime that fails, dies or hangs: the container is told why it does not run, can
+// be removed, and holds up nobody. The runtime's kill is not called (internal/engine kills
+// by pidfd and cgroup), and so cannot fail.
+func TestFaultyRuntime(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "runtime")
+	orders := faulty(t, path, `for word; do case $word in create|start|delete) verb=$word; break ;; esac; done`, `runc "$@"`)
+	n, image := readyNode(t, options{conf: fmt.Sprintf("[crio.runtime.runtimes.runc]\nruntime_path = %q\n", path)})
+	pod := n.podConfig()
+	box := n.runPod(pod)
+	rest := n.settled()
+	start := func(id string) func(context.Context) error {
+		return func(ctx context.Context) error {
+			return second(n.StartContainer(ctx, &cri.StartContainerRequest{ContainerId: id}))
+		}
+	}
+	remove := func(id string) func(context.Context) error {
+		return func(ctx context.Context) error {
+			return second(n.RemoveContainer(ctx, &cri.RemoveContainerRequest{ContainerId: id}))
+		}
+	}
+	for _, verb := range []string{"create", "start"} {
+		order := filepath.Join(orders, verb)
+		for fault, reason := range map[string]string{"fails": "no luck in " + verb, "dies": "signal 9"} {
+			id := n.create(box, pod, n.containerConfig(image, "sleep", "99"))
+			n.order(order, fault)
+			if err := start(id)(n.ctx()); err == nil || !strings.Contains(err.Error(), reason) {
+				t.Errorf("%s that %s: %v", verb, fault, err)
+			}
+			if s := n.container(id); s.GetState() != cri.ContainerState_CONTAINER_EXITED || s.GetReason() != "StartError" || !strings.Contains(s.GetMessage(), reason) {
+				t.Errorf("%s that %s: the container is %v", verb, fault, s)
+			}
+			n.endOrder(order)
+			if err := remove(id)(n.ctx()); err != nil {
+				t.Error(err)
+			}
+			n.compare(rest)
+		}
+		id := n.create(box, pod, n.containerConfig(image, "sleep", "99"))
+		n.order(order, "hangs")
+		n.hangs(start(id), "monitor, runtime create and start")
+		n.endOrder(order)
+		n.startContainer(id) // joins the one that hung
+		if err := remove(id)(n.ctx()); err != nil {
+			t.Error(err)
+		}
+	}
+	order := filepath.Join(orders, "delete")
+	for _, fault := range []string{"fails", "dies"} {
+		id := n.runContainer(box, pod, n.containerConfig(image, "sleep", "99"))
+		n.order(order, fault)
+		if err := remove(id)(n.ctx()); err == nil || !strings.Contains(err.Error(), "runtime delete") {
+			t.Errorf("delete that %s: %v", fault, err)
+		}
+		n.blocked("runtime delete")
+		n.endOrder(order)
+		n.compare(rest)
+	}
+	id := n.runContainer(box, pod, n.containerConfig(image, "sleep", "99"))
+	n.order(order, "hangs")
+	n.hangs(remove(id), "kill", "its turn") // its own, or that of the exit's clean-up
+	n.endOrder(order)
+	n.compare(rest)
+}
+
+// silentMount is a file system that does not answer until end is called, and then fails.
+func (n *node) silentMount(dir string) (end func()) {
+	n.t.Helper()
+	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err == nil {
+		err = os.Mkdir(dir, 0o755)
+	}
+	if err == nil {
+		err = unix.Mount("silent", dir, "fuse", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", fd))
+	}
+	if err != nil {
+		n.t.Fatalf("a file system that does not answer: %v", err)
+	}
+	n.t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	return func() { unix.Close(fd) }
+}
+
+// A volume on a file system that never answers costs its own container alone; once it
+// fails for good the reason is told, and once it is there the container can be made.
+func TestVolumeThatNeverAnswers(t *testing.T) {
+	n, image := readyNode(t, options{})
+	dir := n.path("silent")
+	end := n.silentMount(dir)
+	pod := n.podConfig()
+	box := n.runPod(pod)
+	config := n.containerConfig(image, "sleep", "99")
+	config.Mounts = []*cri.Mount{{ContainerPath: "/volume", HostPath: dir}}
+	create := func(ctx context.Context) error {
+		return second(n.CreateContainer(ctx, &cri.CreateContainerRequest{PodSandboxId: box, Config: config, SandboxConfig: pod}))
+	}
+	n.hangs(create, "inputs")
+	other := n.podConfig()
+	n.exec(n.runContainer(n.runPod(other), other, n.containerConfig(image, "sleep", "99")), "true")
+	end()
+	n.await("the reason", func() error {
+		switch err := create(n.ctx()); {
+		case err == nil:
+			return errors.New("it could be made")
+		case !strings.Contains(err.Error(), dir):
+			return fmt.Errorf("%w does not name the path", err)
+		}
+		return nil
+	})
+	if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+		t.Fatal(err)
+	}
+	n.startContainer(n.create(box, pod, config))
+}
+
+// A container in a sleep that nothing interrupts cannot be ended: that is told with the
+// state of its process, holds up nobody, and ends when the sleep does.
+func TestContainerInAnUninterruptibleSleep(t *testing.T) {
+	n, image := readyNode(t, options{env: []string{"CONTAINER_CTR_STOP_TIMEOUT=1"}})
+	dir := n.ext4("frozen", 16)
+	pod := n.podConfig()
+	box := n.runPod(pod)
+	config := n.containerConfig(image, shell("echo ready; while true; do echo x > /volume/file; done")...)
+	config.Mounts = []*cri.Mount{{ContainerPath: "/volume", HostPath: dir}}
+	id := n.runContainer(box, pod, config)
+	n.awaitLog(logOf(pod, config), "ready")
+	n.freeze(dir, fifreeze)
+	thawed := false
+	defer func() {
+		if !thawed {
+			n.freeze(dir, fithaw)
+		}
+	}()
+	_, err := n.StopContainer(n.ctx(), &cri.StopContainerRequest{ContainerId: id})
+	if status.Code(err) != codes.DeadlineExceeded || !strings.Contains(err.Error(), "in state D") {
+		t.Errorf("stop: %v", err)
+	}
+	n.answersInTime()
+	if s := n.container(id); s.GetState() != cri.ContainerState_CONTAINER_RUNNING {
+		t.Errorf("its process is there, and it is told as %v", s)
+	}
+	n.freeze(dir, fithaw)
+	thawed = true
+	if s := n.exited(id); s.GetExitCode() != 137 {
+		t.Errorf("%v", s)
+	}
+	n.removeAll()
+}

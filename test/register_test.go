@@ -1,0 +1,177 @@
+package test
+
+import (
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// proof is what was learned from the complaints of users of daemons of this kind: what a
+// test has to show, by which tests it is shown here, and why not where it is not.
+type proof struct {
+	number, what string
+	tests        []string
+	// without says why there is no test, or what the tests leave out.
+	without string
+}
+
+const (
+	ofOthers = "it measures, and compares with other daemons: a benchmark, not a test"
+	ofHours  = "it takes hours: the soak of a node, not a test"
+)
+
+// register are the tests that field work asks for. A number is that of the subject, and
+// of the test in it.
+func register() []proof {
+	return slices.Concat(registerOfLives(), registerOfImages(), registerOfProcesses(), registerOfNodes())
+}
+
+func registerOfLives() []proof {
+	return []proof{
+		{"1.1", "many callers with short deadlines make one object, whichever stage hangs", []string{"TestRunPodSandboxTwiceIsOneSandbox", "TestCreateContainerTwiceIsOneContainer", "TestFaultyPluginInADD", "TestFaultyRuntime"}, ""},
+		{"1.2", "a runtime that dies in create does not spoil the next container", []string{"TestFaultyRuntime"}, "a few times, not 30"},
+		{"1.3", "a volume that hangs costs its container alone", []string{"TestVolumeThatNeverAnswers"}, ""},
+		{"1.4", "critest twice without a clean-up", []string{"TestConformance"}, "critest cannot be had here; the suite runs twice on one node"},
+		{"2.1", "a long stop is shortened, and everybody else is answered meanwhile", []string{"TestStopIsAskedKilledAndIdempotent", "TestKilledAnywhereNothingIsLostOrLeft"}, ""},
+		{"2.2", "many stops at once", []string{"TestStopIsAskedKilledAndIdempotent"}, ""},
+		{"2.3", "a daemon that is killed in a stop", []string{"TestKilledAnywhereNothingIsLostOrLeft"}, ""},
+		{"2.4", "a process that cannot be killed", []string{"TestContainerInAnUninterruptibleSleep"}, ""},
+		{"2.5", "no lock is held while something is waited for", []string{"TestKilledAnywhereNothingIsLostOrLeft"}, "readers are timed while each stage is held; there is no build that watches the locks"},
+		{"3.1", "a kill at every point", []string{"TestKilledAnywhereNothingIsLostOrLeft"}, ""},
+		{"3.2", "an error at every point", []string{"TestFaultyPluginInADD", "TestFaultyPluginInDEL", "TestFaultyRuntime", "TestFullRunDirectory", "TestReadOnlyStateDisk"}, "the parts fail, and the stages that call none do not"},
+		{"3.3", "a CNI plugin that fails or hangs in ADD or DEL", []string{"TestFaultyPluginInADD", "TestFaultyPluginInDEL", "TestFailedRemovalsAreRetriedOnce"}, ""},
+		{"3.4", "a reboot, with pids that are another's", []string{"TestMountAfterReboot", "TestSignalSparesTheSuccessorOfAPid"}, "the parts alone: the machine of the tests is not rebooted"},
+		{"3.5", "pods that come and go for half an hour", []string{"TestKilledAtRandomNothingIsLeft"}, ofHours},
+		{"3.6", "restarts among creations", []string{"TestKilledAtRandomNothingIsLeft", "TestExitCodesAreRightWhateverHappensToTheDaemon"}, ""},
+		{"4.1", "the start of many pods", nil, ofOthers},
+		{"4.2", "the same on a busy machine", nil, ofOthers},
+		{"4.3", "lists while others are created", []string{"TestKilledAnywhereNothingIsLostOrLeft"}, "while any stage is held; under load: make bench"},
+		{"4.4", "allocations of a list", nil, ofOthers},
+	}
+}
+
+func registerOfImages() []proof {
+	return []proof{
+		{"5.1", "a power cut at every flush", []string{"TestLayersOfAPullThatAPowerCutEnded"}, "what a cut leaves is written by hand; no disk here remembers its flushes"},
+		{"5.2", "a damaged store costs the damaged image alone", []string{"TestBrokenImageCostsOnlyItself", "TestDamagedRecordsAreNamedAndKept", "TestHalfMadeLayerTakesNoOtherLayersName"}, ""},
+		{"5.3", "pulls and removals at once, with kills", []string{"TestSamePullIsMadeOnce", "TestKilledAnywhereNothingIsLostOrLeft"}, "not a thousand times"},
+		{"6.1", "a registry that is slow, cuts, fails or lies", []string{"TestTransientErrorsAreRetriedOthersNot", "TestCutDownloadIsResumed", "TestStalledDownloadEnds", "TestManifestsThatAreRefused", "TestRegistryThatLies"}, ""},
+		{"6.2", "a slow disk is no stall", []string{"TestSlowDownloadIsNotStalled"}, "the network is slow there; bytes to the disk count the same way"},
+		{"6.3", "memory of pulls", nil, ofOthers},
+		{"6.4", "a pull after a killed one reuses what is there", []string{"TestKilledAnywhereNothingIsLostOrLeft"}, "it succeeds; what it downloads again is not counted"},
+		{"6.5", "two pulls of one image are one download", []string{"TestConcurrentPullsAreOneDownload"}, ""},
+		{"7.1", "credentials and mirrors", []string{"TestPullResultsOfPlainAndTLSRegistries", "TestMirrorIsAsked", "TestOtherCredentialIsAnotherPull", "TestConformance"}, ""},
+		{"7.2", "no secret in a log or an error", []string{"TestErrorsHoldNoSecrets"}, ""},
+	}
+}
+
+func registerOfProcesses() []proof {
+	return []proof{
+		{"8.1", "a fast writer and many rotations", []string{"TestReopenTorture", "TestReopenLosesNoLine", "TestReopenedLogLosesNothing"}, ""},
+		{"8.2", "odd lines", []string{"TestLinesKeepTheirBytes", "TestLineInPiecesIsOneRecord"}, ""},
+		{"8.3", "a disk for logs that is full or read-only", []string{"TestFullLogDiskIsCounted", "TestFullDiskDropsWholeRecordsAndCounts", "TestReadOnlyDirectoryKeepsTheFile", "TestBrokenDiskIsCountedAndSurvived"}, ""},
+		{"8.4", "the last words of a container", []string{"TestLastBytesBeforeTheEnd"}, ""},
+		{"8.5", "a directory for logs that vanishes", []string{"TestVanishedDirectoryIsCounted"}, ""},
+		{"8.6", "a silent writer costs nothing", []string{"TestIdleMonitorIsSmallAndAsleep"}, ""},
+		{"9.1", "commands that time out leave no process", []string{"TestExecSyncTimeoutLeavesNoProcess"}, ""},
+		{"9.2", "output without an end", []string{"TestCVE_2022_31030_EndlessOutputOfExec", "TestCVE_2022_1708_ExecSyncOutputIsCapped"}, ""},
+		{"9.3", "commands for ten minutes", nil, ofHours},
+		{"9.4", "commands at odd moments", []string{"TestExecOfAnEndedContainerIsRefused", "TestExecOfACommandThatEndsBeforeTheRuntime", "TestExecOfAKilledDaemonIsEnded"}, ""},
+		{"9.5", "the cost of a command", []string{"TestProbeStorm"}, ofOthers},
+		{"10.1", "sessions that end in every way leave nothing", []string{"TestSessionsLeaveNothing", "TestManySessionsLeaveNothing"}, ""},
+		{"10.2", "much through a stream", []string{"TestStreamsCarryEveryByte", "TestStdinReachesTheContainerWhole"}, ""},
+		{"10.3", "a client that stops reading", []string{"TestStoppedAttachClientDisturbsNobody", "TestStoppedAttachedClientStallsNothing"}, ""},
+		{"10.4", "port-forward", []string{"TestPortForward"}, ""},
+		{"11.1", "memory of daemon and monitors", []string{"TestIdleMonitorIsSmallAndAsleep"}, "the monitor's; " + ofOthers},
+		{"11.2", "a day of churn", nil, ofHours},
+		{"11.3", "a container at its memory limit takes nobody along", []string{"TestCVE_2019_14891_TheMonitorOutlivesTheMemory"}, ""},
+		{"12.1", "the monitor's socket and streams in disorder", []string{"TestChaosOfClients", "TestFuzzTarget"}, ""},
+		{"12.2", "the monitor under valgrind and the analyzer", []string{"TestValgrind", "TestAnalyzer"}, ""},
+		{"12.3", "what conmon's own tests ask", []string{"TestAgainstDebiansConmon", "TestGoldenTranscripts"}, "its subjects, in tests of our own"},
+		{"13.1", "exit codes whatever happens to the daemon", []string{"TestExitCodesAreRightWhateverHappensToTheDaemon", "TestManyExits"}, "1,000 of them, and in the monitor's tests more"},
+		{"13.2", "a monitor that is killed or stopped", []string{"TestLostMonitorIsTold", "TestHangingMonitorDoesNotKeepItsContainer", "TestRestartWaitsForAMonitorThatDoesNotAnswer"}, ""},
+		{"13.3", "full disks for state and run", []string{"TestFullStateDiskKeepsNothingFromBeingRemoved", "TestFullRunDirectory", "TestFullImageStore", "TestExitIsNotLostWhereItCannotBeWritten"}, ""},
+		{"13.4", "a first process that ends before its children", []string{"TestWhatTheFirstProcessLeavesIsKilled", "TestSharedPIDNamespaceHasABuiltInReaper"}, ""},
+		{"14.1", "the OOM killer is told", []string{"TestOOM", "TestOOMIsToldByTheCounter", "TestOOMKilledIsTold"}, ""},
+		{"14.2", "a kill is no OOM kill", []string{"TestSIGKILLIsNotOOM", "TestOOMKilledIsTold"}, ""},
+	}
+}
+
+func registerOfNodes() []proof {
+	return []proof{
+		{"15.1", "the metrics of pods", []string{"TestDescriptorsAreCadvisors", "TestConformance"}, ""},
+		{"15.2", "statistics among churn", []string{"TestStatisticsWhilePodsComeAndGo"}, ""},
+		{"15.3", "the cost of statistics", []string{"TestStatisticsOfAFullNode"}, ""},
+		{"16.1", "events and lists agree", []string{"TestEventsReplayedAreTheList"}, ""},
+		{"16.2", "a subscriber that never reads", []string{"TestSubscriberThatNeverReads", "TestSlowSubscriberIsDropped"}, ""},
+		{"16.3", "events after a restart", []string{"TestEventsEndWithTheDaemon"}, ""},
+		{"17.1", "many pods at once with both cgroup drivers", nil, "the scale tests do it; with systemd only in the VM"},
+		{"17.2", "systemd away while pods are made", nil, "the runtime speaks with systemd, the daemon does not"},
+		{"17.3", "resizes and restarts", []string{"TestFailedUpdateIsTakenBack", "TestKilledInAnUpdateIsTakenBack", "TestConformance"}, ""},
+		{"18.1", "user namespaces and everything else", []string{"TestRestartKeepsUserNamespaces", "TestKilledAmongUserNamespacesNothingIsLeft", "TestConformance"}, ""},
+		{"18.2", "limits of user namespaces' pods", []string{"TestConformance"}, ""},
+		{"19.1", "labels of many files", []string{"TestRelabel"}, "SELinux is in the VM alone"},
+		{"19.2", "files that change while they are labelled", []string{"TestRelabel"}, "SELinux is in the VM alone"},
+		{"19.3", "labels of the node's own files", []string{"TestSELinuxRelabel"}, "SELinux is in the VM alone"},
+		{"20.1", "records of older versions", []string{"TestRecordsFromBeforeUpdates"}, "nothing was released so far"},
+		{"20.2", "damaged records", []string{"TestEveryGarbledByteIsNoticed", "TestOneBrokenRecordCostsOneObject", "TestBrokenRecordIsSetAside", "FuzzBody"}, ""},
+		{"20.3", "a restart changes nothing", []string{"TestRestartChangesNothing"}, ""},
+		{"20.4", "an older daemon on newer records", []string{"TestUnknownFieldsSurvive"}, "nothing was released so far"},
+		{"21.1", "layers of the configuration", []string{"TestLaterLayersWin", "TestConfigMergesFilesVariablesAndFlags"}, "there is no reload"},
+		{"21.2", "every key has an effect", []string{"TestFieldsHaveUniqueFlagsAndDocs", "TestNoKeyIsBothServedAndNot"}, "the keys that a test of the daemon uses; the others are printed and parsed"},
+		{"22.1", "network configurations that come and go", []string{"TestNetworkConfigurationComesAndGoes", "TestChooseWhileFilesChange", "TestStatus"}, ""},
+		{"22.2", "every stall is told with its stage", []string{"TestKilledAnywhereNothingIsLostOrLeft", "TestHangingPluginIsNamedAndHoldsUpNobody"}, ""},
+		{"22.3", "a checkpoint is an image", []string{"TestCVE_2024_8676_ACheckpointIsAnImage"}, ""},
+	}
+}
+
+// TestRegisterIsWhole wants each number in the register, with tests that exist, or with
+// the reason why there is none.
+func TestRegisterIsWhole(t *testing.T) {
+	perSubject := []int{4, 5, 6, 4, 3, 5, 2, 6, 5, 4, 3, 3, 4, 2, 3, 3, 3, 2, 3, 4, 2, 3}
+	var numbers []string
+	for subject, count := range perSubject {
+		for test := range count {
+			numbers = append(numbers, fmt.Sprintf("%d.%d", subject+1, test+1))
+		}
+	}
+	functions := testFunctions(t)
+	var told []string
+	for _, p := range register() {
+		told = append(told, p.number)
+		if len(p.tests) == 0 && p.without == "" {
+			t.Errorf("%s (%s) has neither a test nor a reason", p.number, p.what)
+		}
+		for _, name := range p.tests {
+			if !functions[name] {
+				t.Errorf("%s (%s): there is no %s", p.number, p.what, name)
+			}
+		}
+	}
+	if !slices.Equal(told, numbers) {
+		t.Errorf("the register has %v, want %v", told, numbers)
+	}
+}
+
+// testFunctions are the names of all tests of the repository.
+func testFunctions(t *testing.T) map[string]bool {
+	t.Helper()
+	functions := map[string]bool{}
+	name := regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`)
+	for _, path := range sources(t, ".go") {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.HasSuffix(path, "_test.go") {
+			continue
+		}
+		for _, match := range name.FindAllSubmatch(text, -1) {
+			functions[string(match[1])] = true
+		}
+	}
+	return functions
+}
