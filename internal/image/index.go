@@ -226,12 +226,29 @@ func (s *Store) damagedLayers(chain []string, layers map[string]*storage.Layer) 
 		}
 		// Only our own store has its layers under our root.
 		if s.store.GraphDriverName() == "overlay" && !l.ReadOnly && s.store.ImageStore() == "" {
-			if _, err := os.Lstat(filepath.Join(s.store.GraphRoot(), "overlay", id, "diff")); errors.Is(err, os.ErrNotExist) {
+			if s.unmountable(l) {
 				out = append(out, id)
 			}
 		}
 	}
 	return out
+}
+
+// unmountable tells of a layer without what the overlay driver needs of it: its content,
+// its short name and, unless it is the lowest, the short names of those below.
+func (s *Store) unmountable(l *storage.Layer) bool {
+	dir := filepath.Join(s.store.GraphRoot(), "overlay", l.ID)
+	if _, err := os.Lstat(filepath.Join(dir, "diff")); errors.Is(err, os.ErrNotExist) {
+		return true
+	}
+	names := []string{"link"}
+	if l.Parent != "" {
+		names = append(names, "lower")
+	}
+	return slices.ContainsFunc(names, func(name string) bool {
+		info, err := os.Lstat(filepath.Join(dir, name))
+		return errors.Is(err, os.ErrNotExist) || err == nil && info.Size() == 0
+	})
 }
 
 // document reads the image's manifest and config, or takes them from the old index.

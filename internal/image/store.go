@@ -60,6 +60,7 @@ type Store struct {
 	options Options
 	store   storage.Store
 	log     *slog.Logger
+	damaged []Damage  // as Open found it
 	policy  sync.Once // the log line about a missing policy.json
 
 	index    atomic.Pointer[index]
@@ -81,8 +82,9 @@ type Store struct {
 // re-executes the binary. It returns true in such a child, which must then exit.
 func Reexec() bool { return reexec.Init() }
 
-// Open opens (and creates when it is not there) the store. It never wipes or
-// repairs: a store that containers/storage can't load is an error naming the file.
+// Open opens (and creates when it is not there) the store. It never wipes: of a list that
+// containers/storage can't load it keeps the records that can be read, and the file as it
+// was (Damaged).
 func Open(o Options) (*Store, error) {
 	if o.DefaultTransport != "" && o.DefaultTransport != dockerTransport {
 		return nil, fmt.Errorf("open image store: default transport %q: only %q is served", o.DefaultTransport, dockerTransport)
@@ -112,6 +114,10 @@ func Open(o Options) (*Store, error) {
 	if len(o.DriverOptions) > 0 {
 		so.GraphDriverOptions = o.DriverOptions
 	}
+	damaged, err := mendLists(so.GraphRoot, so.RunRoot, so.GraphDriverName, o.Log)
+	if err != nil {
+		return nil, fmt.Errorf("open image store %s: %w", so.GraphRoot, err)
+	}
 	if err := mendLinks(so.GraphRoot, so.GraphDriverName); err != nil {
 		return nil, fmt.Errorf("open image store %s: %w", so.GraphRoot, err)
 	}
@@ -119,7 +125,7 @@ func Open(o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open image store %s: %w", so.GraphRoot, nameDamage(so.GraphRoot, so.GraphDriverName, err))
 	}
-	s := &Store{options: o, store: st, log: o.Log, pulls: make(map[pullKey]*pull), usage: containerUsage{turn: make(chan struct{}, 1)}}
+	s := &Store{options: o, store: st, log: o.Log, damaged: damaged, pulls: make(map[pullKey]*pull), usage: containerUsage{turn: make(chan struct{}, 1)}}
 	s.base, s.stop = context.WithCancel(context.Background())
 	s.index.Store(&index{})
 	if err := s.recoverPulls(); err != nil {
