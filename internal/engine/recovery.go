@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -42,10 +41,7 @@ func (e *Engine) Recover(ctx context.Context) (u Unwanted, err error) {
 	if err != nil {
 		return u, err
 	}
-	e.quarantined = append(broken, more...)
-	for _, b := range e.quarantined {
-		e.Log.Error("a record cannot be read and was set aside; what it stands for is left alone", "path", b.Path, "err", b.Err)
-	}
+	e.quarantined = e.judge(append(broken, more...))
 	sys.Failpoint("recovery", "records read")
 	var watches []*operation
 	for _, v := range sandboxes {
@@ -308,77 +304,6 @@ func (e *Engine) unwanted(err error, id string) {
 
 // idleOperation is for work that nobody waits for or looks at.
 func idleOperation() *operation { return &operation{} }
-
-// sweepOrphans removes directories and layers whose ID has no record. One whose
-// record is in quarantine is left alone: it may run.
-func (e *Engine) sweepOrphans(ctx context.Context) {
-	layers, err := e.Layers.List(ctx)
-	if err != nil {
-		e.Log.Warn("sweep of layers", "err", err)
-	}
-	orphans := map[string][]string{} // layers by the container they belong to
-	for _, id := range e.directories(e.Layout.ContainerDirs()) {
-		orphans[id] = nil
-	}
-	for _, layer := range layers {
-		id := pod.LayerOwner(layer)
-		orphans[id] = append(orphans[id], layer)
-	}
-	boxes := e.directories(e.Layout.SandboxDirs())
-	// After the listing: an object that is made meanwhile is in the index before it
-	// has a directory or a layer, and so cannot look like an orphan.
-	known := e.knownIDs()
-	for id, layers := range orphans {
-		if known[id] {
-			continue
-		}
-		e.Log.Warn("sweep: a container without a record", "id", id)
-		h, err := e.handler("")
-		if err == nil {
-			err = e.tearDownContainer(ctx, idleOperation(), pod.Container{ID: id, Handler: h})
-		}
-		for _, layer := range layers {
-			err = errors.Join(err, e.Layers.Remove(ctx, layer))
-		}
-		e.unwanted(err, id)
-	}
-	for _, id := range boxes {
-		if known[id] {
-			continue
-		}
-		e.Log.Warn("sweep: a sandbox without a record", "id", id)
-		e.unwanted(errors.Join(netns.Remove(ctx, e.Layout.NamespaceDir(id)), e.tearDownSandbox(pod.Sandbox{ID: id})), id)
-	}
-}
-
-// knownIDs are those of records, in the index or in the quarantine.
-func (e *Engine) knownIDs() map[string]bool {
-	known := map[string]bool{}
-	for _, s := range e.index.sandboxes() {
-		known[s.snapshot().ID] = true
-	}
-	for _, c := range e.index.containers() {
-		known[c.snapshot().ID] = true
-	}
-	for _, b := range e.quarantined {
-		known[b.ID] = true
-	}
-	return known
-}
-
-func (e *Engine) directories(path string) []string {
-	entries, err := os.ReadDir(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		e.Log.Warn("sweep", "path", path, "err", err)
-	}
-	var ids []string
-	for _, entry := range entries {
-		if pod.ValidID(entry.Name()) {
-			ids = append(ids, entry.Name())
-		}
-	}
-	return ids
-}
 
 // MakeRunDirectories makes the parents of what lives on tmpfs, and the root file
 // system of the pause process, which is the binary alone.

@@ -130,6 +130,43 @@ func (n *Network) Del(ctx context.Context, p Pod, a Attachment) error {
 	return nil
 }
 
+// Attached is what libcni's cache says of one pod, whoever attached it.
+type Attached struct {
+	// ID and Netns are the pod's, as ADD was told them.
+	ID, Netns string
+	list      *libcni.NetworkConfigList
+	conf      *libcni.RuntimeConf
+}
+
+// Attached returns the pods that the cache knows to be attached. A file of it that
+// cannot be read is passed over.
+func (n *Network) Attached() ([]Attached, error) {
+	cached, err := n.cni.GetCachedAttachments("")
+	if err != nil {
+		return nil, fmt.Errorf("network cache %s: %w", n.CacheDir, err)
+	}
+	var all []Attached
+	for _, c := range cached {
+		list, err := libcni.NetworkConfFromBytes(c.Config)
+		if err != nil {
+			continue
+		}
+		all = append(all, Attached{ID: c.ContainerID, Netns: c.NetNS, list: list, conf: &libcni.RuntimeConf{
+			ContainerID: c.ContainerID, IfName: c.IfName, Args: c.CniArgs, CapabilityArgs: c.CapabilityArgs,
+		}})
+	}
+	return all, nil
+}
+
+// Detach is Del for a pod of which nothing but the cache is left.
+func (n *Network) Detach(ctx context.Context, a Attached) error {
+	a.conf.NetNS = a.Netns
+	if err := n.cni.DelNetworkList(ctx, a.list, a.conf); err != nil {
+		return inTime(ctx, fmt.Errorf("network %s: %w", a.list.Name, err))
+	}
+	return nil
+}
+
 func parse(a Attachment) (*libcni.NetworkConfigList, error) {
 	list, err := libcni.NetworkConfFromBytes(a.Config)
 	if err != nil {

@@ -126,7 +126,7 @@ func accepted(maximum string) string {
 // without an exec. For a container that has ended a plain delete is enough: runc's forced
 // one waits 100 ms, be there something to kill or not.
 func (r Runtime) Delete(ctx context.Context, id string) error {
-	if known, err := r.knows(id); err != nil || !known {
+	if known, err := r.Knows(id); err != nil || !known {
 		return err
 	}
 	if !r.Sandbox {
@@ -141,7 +141,8 @@ func (r Runtime) Delete(ctx context.Context, id string) error {
 	return fmt.Errorf("runtime delete %s: %w", id, err)
 }
 
-func (r Runtime) knows(id string) (bool, error) {
+// Knows tells whether the runtime has a container of this ID, by its state directory.
+func (r Runtime) Knows(id string) (bool, error) {
 	if r.Sandbox {
 		// ID_sandbox:SANDBOX.state, and .lock beside it.
 		entries, err := os.ReadDir(r.Root)

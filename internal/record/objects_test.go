@@ -3,6 +3,7 @@ package record
 import (
 	"encoding/json"
 	"errors"
+	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -286,5 +287,32 @@ func TestRecordsFromBeforeUpdates(t *testing.T) {
 	}
 	if !proto.Equal(boxes[0].Resources, asked) || !proto.Equal(containers[0].Resources, asked) || containers[0].Update != nil {
 		t.Errorf("%v, %v", boxes[0].Resources, containers[0].Resources)
+	}
+}
+
+// Records as earlier daemons wrote them load for ever: a file is added when they change.
+func TestRecordsOfEarlierVersions(t *testing.T) {
+	root := t.TempDir()
+	s, c := Sandboxes{open(t, root, "pods")}, Containers{open(t, root, "containers")}
+	for file, d := range map[string]*Dir{"testdata/sandbox.v1.json": s.Dir, "testdata/container.v1.json": c.Dir} {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		writeRecord(t, d, seedID(), string(data))
+	}
+	boxes, broken, err := s.LoadAll()
+	containers, more, err2 := c.LoadAll()
+	if err := errors.Join(err, err2); err != nil || len(broken)+len(more) > 0 || len(boxes) != 1 || len(containers) != 1 {
+		t.Fatal(err, broken, more)
+	}
+	box, container := fullSandbox(), fullContainer()
+	if got := boxes[0]; got.Phase != box.Phase || !proto.Equal(got.Config, box.Config) || !reflect.DeepEqual(got.Network, box.Network) ||
+		!reflect.DeepEqual(got.Handler, box.Handler) || !reflect.DeepEqual(got.Pause, box.Pause) {
+		t.Errorf("%+v", got)
+	}
+	if got := containers[0]; got.Phase != container.Phase || !proto.Equal(got.Config, container.Config) || got.Init != container.Init ||
+		got.ExitCode != container.ExitCode || got.ImageID != container.ImageID || got.FinishedAt != container.FinishedAt {
+		t.Errorf("%+v", got)
 	}
 }

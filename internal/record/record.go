@@ -37,6 +37,10 @@ type Broken struct {
 
 func (b Broken) Error() string { return fmt.Sprintf("record %s: %v", b.Path, b.Err) }
 
+// ErrEmpty is a record without any content. Save never makes one: it is what a power cut
+// leaves of a file whose name reached the disk before its content.
+var ErrEmpty = errors.New("the file is empty")
+
 var errSetAside = errors.New("set aside at an earlier start")
 
 // envelope is the file. Body is kept raw so that the checksum is over the bytes
@@ -169,6 +173,9 @@ func (d *Dir) load(id, path string, decode func(string, []byte) (any, error)) er
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return err
+	}
+	if len(data) == 0 {
+		return ErrEmpty
 	}
 	body, err := Decode(data)
 	if err != nil {

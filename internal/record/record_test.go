@@ -91,7 +91,7 @@ func TestOneBrokenRecordCostsOneObject(t *testing.T) {
 		file   string
 		says   string
 	}{
-		"empty":             {damage: func(string) string { return "" }, says: "not a record"},
+		"empty":             {damage: func(string) string { return "" }, says: "empty"},
 		"zeroes":            {damage: func(g string) string { return strings.Repeat("\x00", len(g)) }, says: "not a record"},
 		"one byte":          {damage: func(g string) string { return g[:1] }, says: "not a record"},
 		"truncated":         {damage: func(g string) string { return g[:len(g)/2] }, says: "not a record"},

@@ -146,7 +146,7 @@ func (s *Store) create(id, imageID string, opts Options) error {
 // dropOrphan deletes a layer that no container record names.
 func (s *Store) dropOrphan(id string) error {
 	if _, err := s.store.Layer(id); errors.Is(err, storage.ErrLayerUnknown) {
-		return nil
+		return s.dropDirectory(id)
 	}
 	if err := s.unmount(id); err != nil {
 		return err
@@ -156,6 +156,23 @@ func (s *Store) dropOrphan(id string) error {
 		return nil
 	}
 	return err
+}
+
+// dropDirectory deletes the directory of a layer that the library's list has lost: the
+// graph driver still finds it by its ID.
+func (s *Store) dropDirectory(layer string) error {
+	driver, err := s.store.GraphDriver()
+	if err != nil || !driver.Exists(layer) {
+		return err
+	}
+	dirs, err := s.dirs(layer)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(unmountMapped(dirs.mapped()), sys.Unmount(dirs.merged)); err != nil {
+		return err
+	}
+	return driver.Remove(layer)
 }
 
 func (s *Store) owns(c *storage.Container) bool {
@@ -278,7 +295,11 @@ func (s *Store) remove(id string) error {
 		return err
 	}
 	// A layer whose directory is gone can't be unmounted, but has to be deleted.
-	if err := s.unmount(c.LayerID); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, storage.ErrLayerUnknown) {
+	err = s.unmount(c.LayerID)
+	if errors.Is(err, storage.ErrLayerUnknown) {
+		err = s.dropDirectory(c.LayerID)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	sys.Failpoint("layer", "unmounted")
