@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -46,13 +47,18 @@ func (s *Server) routes() http.Handler {
 }
 
 func (s *Server) debugStatus(w http.ResponseWriter, r *http.Request) {
+	s.writeJSON(w, s.Report(r.Context()))
+}
+
+// Report waits for nothing but a plugin's STATUS, and not long for that.
+func (s *Server) Report(ctx context.Context) StatusReport {
 	report := StatusReport{
 		Report: s.engine.Report(), Uptime: time.Since(s.started), Goroutines: runtime.NumGoroutine(), Network: "ready",
 	}
-	if err := s.networks.Ready(r.Context()); err != nil {
+	if err := s.networks.Ready(ctx); err != nil {
 		report.Network = err.Error()
 	}
-	s.writeJSON(w, report)
+	return report
 }
 
 // profile serves one of runtime/pprof's, in its format for programs (0) or for people (2).

@@ -53,6 +53,8 @@ func runDaemon(ctx context.Context, cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
+	dump := newDumper(filepath.Join(cfg.RunDir, "status.txt"), log)
+	defer dump.close()
 	for _, warning := range cfg.Warnings() {
 		log.Warn(warning)
 	}
@@ -93,6 +95,7 @@ func runDaemon(ctx context.Context, cfg *config.Config) error {
 		}
 		return fmt.Errorf("recovery: %w", err)
 	}
+	parts.dump = dump
 	return serve(ctx, cfg, parts, unwanted, log)
 }
 
@@ -112,6 +115,7 @@ func serve(ctx context.Context, cfg *config.Config, p *parts, unwanted engine.Un
 		SystemdCgroup: cfg.Runtime.CgroupManager == cgroup.Systemd, DefaultHandler: cfg.Runtime.DefaultRuntime,
 		Config: cfg, Log: log,
 	}, server.Parts{Engine: p.engine, Images: p.images, Networks: p.networks, Stats: p.stats, Streams: streams})
+	p.dump.server.Store(s)
 	ended := make(chan error, 2)
 	go func() { ended <- s.Serve(listener) }()
 	go func() { ended <- streams.Serve() }()
@@ -146,6 +150,7 @@ type parts struct {
 	networks *network.Network
 	engine   *engine.Engine
 	stats    *stats.Collector
+	dump     *dumper
 }
 
 func (p *parts) close(log *slog.Logger) {

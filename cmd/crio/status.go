@@ -25,8 +25,9 @@ func statusCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "status",
 		Usage: "show what the running daemon holds and is doing",
-		Description: "Asks the daemon on the configured socket for its pods and containers by phase, its operations with\n" +
-			"stage and age, what it cannot tear down and why, and the records it has set aside.",
+		Description: "Asks the daemon on the configured socket for its pods and containers, its operations with\n" +
+			"stage and age, what it cannot tear down and why, and what it has set aside and what to do about it.\n" +
+			"SIGUSR1 has the daemon write the same, and what each of its goroutines does, to status.txt in its run directory.",
 		Flags: []cli.Flag{outputFlag()},
 		Action: func(c *cli.Context) error {
 			cfg, err := loadConfig(c)
@@ -101,13 +102,16 @@ func printStatus(out io.Writer, r server.StatusReport) error {
 		fmt.Fprintf(w, "blocked\t%s %s: tried %d times in %s, tries again: %s\n", b.Kind, b.ID, b.Tries, b.Since.Round(time.Second), b.Reason)
 	}
 	for _, q := range r.Quarantined {
-		fmt.Fprintf(w, "set aside\t%s: %s: what it stands for is left alone; delete the file when nothing of it runs\n", q.Path, q.Reason)
+		fmt.Fprintf(w, "set aside\t%s: %s: %s\n", q.Path, q.Reason, q.Remedy)
 	}
 	if r.SubscribersDropped > 0 {
 		fmt.Fprintf(w, "dropped\t%d subscribers that did not read their events in time\n", r.SubscribersDropped)
 	}
 	if r.LogDropped > 0 {
 		fmt.Fprintf(w, "lost\t%d bytes of output that no log took; see the disk of the logs\n", r.LogDropped)
+	}
+	for _, o := range r.Objects {
+		fmt.Fprintf(w, "%s\t%s  %s, %s, %s old\n", o.Kind, o.ID, o.Name, o.Phase, o.Age.Round(time.Second))
 	}
 	return w.Flush()
 }

@@ -20,7 +20,8 @@ import (
 // number of callers may shorten it while others wait.
 type stopper struct {
 	mu       sync.Mutex // held for the fields alone
-	deadline time.Time  // zero: no stop was asked for
+	begun    time.Time
+	deadline time.Time // zero: no stop was asked for
 	timer    *time.Timer
 }
 
@@ -29,7 +30,9 @@ type stopper struct {
 func (s *stopper) shorten(at time.Time, kill func()) (first bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	first = s.deadline.IsZero()
+	if first = s.deadline.IsZero(); first {
+		s.begun = time.Now()
+	}
 	switch {
 	case first, at.Before(s.deadline):
 	case s.deadline.After(time.Now()):
@@ -44,6 +47,18 @@ func (s *stopper) shorten(at time.Time, kill func()) (first bool) {
 	}
 	s.timer = time.AfterFunc(time.Until(at), kill)
 	return first
+}
+
+// report tells of a stop that was asked for, as of an operation.
+func (s *stopper) report(id string) (r OperationReport, asked bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r = OperationReport{Kind: "stop container", Object: id, Stage: "grace period", Age: time.Since(s.begun)}
+	r.InStage = r.Age
+	if killed := time.Since(s.deadline); killed > 0 {
+		r.Stage, r.InStage = "killed", killed
+	}
+	return r, !s.deadline.IsZero()
 }
 
 // cancel: there is nothing left to kill.

@@ -2,10 +2,13 @@ package engine
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"time"
 
+	"github.com/crio-minimal/crio/internal/image"
 	"github.com/crio-minimal/crio/internal/pod"
+	"github.com/crio-minimal/crio/internal/record"
 )
 
 // Sandbox returns the snapshot of the sandbox with the ID or unique prefix of it.
@@ -65,8 +68,10 @@ func listed(containers []*container) []pod.Container {
 // Report is what the engine holds and does, for crio status.
 type Report struct {
 	// Sandboxes and Containers count the objects by phase.
-	Sandboxes   map[pod.SandboxPhase]int
-	Containers  map[pod.ContainerPhase]int
+	Sandboxes  map[pod.SandboxPhase]int
+	Containers map[pod.ContainerPhase]int
+	// Objects are all of them, each sandbox before its containers, the newest first.
+	Objects     []ObjectReport
 	Operations  []OperationReport
 	Blocked     []BlockedReport
 	Quarantined []QuarantineReport
@@ -87,8 +92,23 @@ type BlockedReport struct {
 	Tries int
 }
 
-// QuarantineReport is a record that could not be read.
-type QuarantineReport struct{ ID, Path, Reason string }
+// ObjectReport is a sandbox or a container.
+type ObjectReport struct {
+	Kind, ID, Name string
+	// Sandbox is the ID of a container's.
+	Sandbox string
+	Phase   string
+	// Age in nanoseconds, since it was created.
+	Age time.Duration
+}
+
+// QuarantineReport is a file that could not be read: a record, or a list of the image
+// store, which has no ID.
+type QuarantineReport struct {
+	ID, Path, Reason string
+	// Remedy says what to do.
+	Remedy string
+}
 
 // Report takes a snapshot; it waits for nothing.
 func (e *Engine) Report() Report {
@@ -97,20 +117,62 @@ func (e *Engine) Report() Report {
 		LogDropped: e.logDropped.Load(),
 	}
 	r.Subscribers, r.SubscribersDropped = e.events.Counts()
-	for _, s := range e.index.sandboxes() {
-		v := s.snapshot()
-		r.Sandboxes[v.Phase]++
-		r.block("sandbox", v.ID, s.blocked.Load())
-	}
+	containers := map[string][]ObjectReport{}
 	for _, c := range e.index.containers() {
 		v := c.snapshot()
 		r.Containers[v.Phase]++
 		r.block("container", v.ID, c.blocked.Load())
+		if stop, asked := c.stop.report(v.ID); asked && v.Phase == pod.ContainerRunning {
+			r.Operations = append(r.Operations, stop)
+		}
+		containers[v.SandboxID] = append(containers[v.SandboxID], ObjectReport{
+			Kind: "container", ID: v.ID, Name: v.Config.GetMetadata().GetName(), Sandbox: v.SandboxID,
+			Phase: string(v.Phase), Age: time.Since(time.Unix(0, v.CreatedAt)),
+		})
 	}
-	for _, b := range e.quarantined {
-		r.Quarantined = append(r.Quarantined, QuarantineReport{ID: b.ID, Path: b.Path, Reason: b.Err.Error()})
+	var boxes []ObjectReport
+	for _, s := range e.index.sandboxes() {
+		v := s.snapshot()
+		r.Sandboxes[v.Phase]++
+		r.block("sandbox", v.ID, s.blocked.Load())
+		boxes = append(boxes, ObjectReport{
+			Kind: "sandbox", ID: v.ID, Name: v.Config.GetMetadata().GetNamespace() + "/" + v.Config.GetMetadata().GetName(),
+			Phase: string(v.Phase), Age: time.Since(time.Unix(0, v.CreatedAt)),
+		})
 	}
+	r.order(boxes, containers)
+	r.quarantine(e.quarantined, e.Images.Damaged())
 	return r
+}
+
+// order takes the containers, by the sandbox they belong to, out of the map.
+func (r *Report) order(boxes []ObjectReport, containers map[string][]ObjectReport) {
+	newest := func(a, b ObjectReport) int { return cmp.Or(cmp.Compare(a.Age, b.Age), cmp.Compare(a.ID, b.ID)) }
+	slices.SortFunc(boxes, newest)
+	for _, box := range boxes {
+		slices.SortFunc(containers[box.ID], newest)
+		r.Objects = append(append(r.Objects, box), containers[box.ID]...)
+		delete(containers, box.ID)
+	}
+	// Those whose sandbox has lost its record.
+	for _, sandbox := range slices.Sorted(maps.Keys(containers)) {
+		r.Objects = append(r.Objects, containers[sandbox]...)
+	}
+}
+
+func (r *Report) quarantine(records []record.Broken, lists []image.Damage) {
+	for _, b := range records {
+		r.Quarantined = append(r.Quarantined, QuarantineReport{
+			ID: b.ID, Path: b.Path, Reason: b.Err.Error(),
+			Remedy: "what it stands for is left alone; put a good record back, or delete the file, and the next start ends and removes what there is of it",
+		})
+	}
+	for _, l := range lists {
+		r.Quarantined = append(r.Quarantined, QuarantineReport{
+			Path: l.Path, Reason: l.List + " of the image store was damaged, and what could be read of it is used",
+			Remedy: "images that are missing can be pulled again; then delete the file",
+		})
+	}
 }
 
 func (r *Report) block(kind, id string, b *blocked) {
