@@ -68,13 +68,20 @@ func (n *node) inventory() inventory {
 	return inv
 }
 
-// processes that have to do with the node, the daemon itself not counted, nor
-// zombies, which wait for PID 1 alone.
 func (n *node) processes(inv inventory) {
+	for _, cmdline := range n.pids() {
+		inv[fmt.Sprintf("process %q", strings.ReplaceAll(cmdline, "\x00", " "))]++
+	}
+}
+
+// pids are the processes that have to do with the node and their command lines, the
+// daemon itself not counted, nor zombies, which wait for PID 1 alone.
+func (n *node) pids() map[int]string {
 	procs, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
 		n.t.Fatal(err)
 	}
+	found := map[int]string{}
 	for _, dir := range procs {
 		pid, err := strconv.Atoi(filepath.Base(dir))
 		if err != nil || pid == n.daemon.Process.Pid || pid == os.Getpid() {
@@ -87,9 +94,10 @@ func (n *node) processes(inv inventory) {
 		cmdline, _ := os.ReadFile(dir + "/cmdline")
 		cgroup, _ := os.ReadFile(dir + "/cgroup")
 		if strings.Contains(string(cmdline), n.dir) || strings.Contains(string(cgroup), testParent()) {
-			inv[fmt.Sprintf("process %q", strings.ReplaceAll(string(cmdline), "\x00", " "))]++
+			found[pid] = string(cmdline)
 		}
 	}
+	return found
 }
 
 // mounts include the pinned namespaces.
@@ -155,8 +163,11 @@ func (n *node) files(inv inventory) {
 			// The storage library leaves a temporary file where it is killed in a write;
 			// the store is shared with other tools, and so nobody else may remove it.
 			base := filepath.Base(path)
+			switch {
+			case filepath.Base(filepath.Dir(path)) == "l":
+				inv["short name of a layer"]++ // a random one
 			// crun's cache of seccomp filters is its own.
-			if !strings.HasPrefix(base, "last_reserved_ip") && !strings.HasPrefix(base, ".tmp-") && base != ".cache" {
+			case !strings.HasPrefix(base, "last_reserved_ip") && !strings.HasPrefix(base, ".tmp-") && base != ".cache":
 				inv["file "+strings.TrimPrefix(path, n.dir+"/")]++
 			}
 		}
