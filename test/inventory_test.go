@@ -176,7 +176,7 @@ func (n *node) files(inv inventory) {
 
 var number = regexp.MustCompile(`\d+`)
 
-// insideDaemon: descriptors by kind, and goroutines.
+// insideDaemon: descriptors by kind, and goroutines by who has begun them.
 func (n *node) insideDaemon(inv inventory) {
 	dir := fmt.Sprintf("/proc/%d/fd/", n.daemon.Process.Pid)
 	entries, err := os.ReadDir(dir)
@@ -189,6 +189,10 @@ func (n *node) insideDaemon(inv inventory) {
 			inv["daemon's descriptor of "+number.ReplaceAllString(target, "N")]++
 		}
 	}
-	// Last, since the daemon has its connection for a moment longer than we have.
-	inv["goroutines"] = n.status().Goroutines
+	for stack := range strings.SplitSeq(string(n.get("/debug/goroutines")), "\n\n") {
+		// The first one is nobody's work.
+		_, creator, _ := strings.Cut(stack, "\ncreated by ")
+		creator, _, _ = strings.Cut(creator, " in goroutine ")
+		inv["goroutine of "+creator]++
+	}
 }

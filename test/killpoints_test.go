@@ -370,7 +370,7 @@ func (k *killNode) trace() []killPoint {
 func alike(inv inventory) inventory {
 	out := inventory{}
 	for name, count := range inv {
-		if name == "goroutines" || strings.HasPrefix(name, "daemon's") {
+		if strings.HasPrefix(name, "goroutine ") || strings.HasPrefix(name, "daemon's") {
 			continue
 		}
 		for _, r := range replacements() {

@@ -1,6 +1,7 @@
 package test
 
 import (
+	"bufio"
 	"bytes"
 	"cmp"
 	"context"
@@ -320,14 +321,21 @@ func (n *node) status() server.StatusReport {
 	return report
 }
 
-// get asks the HTTP side of the daemon's socket.
+// get asks the HTTP side of the daemon's socket, and returns once the daemon has closed
+// its end.
 func (n *node) get(path string) []byte {
 	n.t.Helper()
-	client := http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return sys.Dial(ctx, n.socket) },
-	}}
-	answer, err := client.Get("http://crio" + path)
+	conn, err := sys.Dial(n.ctx(), n.socket)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprintf(conn, "GET %s HTTP/1.0\r\nHost: crio\r\n\r\n", path)
+	all, err := io.ReadAll(conn)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	answer, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(all)), nil)
 	if err != nil {
 		n.t.Fatal(err)
 	}

@@ -271,47 +271,48 @@ func TestReopenedLogLosesNothing(t *testing.T) {
 	n, image := readyNode(t, options{})
 	pod := n.podConfig()
 	box := n.runPod(pod)
-	config := n.containerConfig(image, shell("i=0; while [ $i -lt 20000 ]; do i=$((i+1)); echo line $i; done")...)
+	config := n.containerConfig(image, shell("i=0; until [ -e /v/end ]; do i=$((i+1)); echo line $i; done; echo $i > /v/lines")...)
+	shared := t.TempDir()
+	config.Mounts = []*cri.Mount{{HostPath: shared, ContainerPath: "/v"}}
 	id := n.runContainer(box, pod, config)
 	path := logOf(pod, config)
-	files := 0
-	for n.container(id).GetState() == cri.ContainerState_CONTAINER_RUNNING && files < 500 {
-		moved := fmt.Sprintf("%s.%04d", path, files)
-		if err := os.Rename(path, moved); err != nil {
+	reopen := func(file int) error {
+		t.Helper()
+		if err := os.Rename(path, fmt.Sprintf("%s.%04d", path, file)); err != nil {
 			t.Fatal(err)
 		}
-		files++
 		_, err := n.ReopenContainerLog(n.ctx(), &cri.ReopenContainerLogRequest{ContainerId: id})
-		if status.Code(err) == codes.FailedPrecondition {
-			if _, err := os.Stat(path); err == nil {
-				t.Error("an error of ReopenContainerLog left a new file")
-			}
-			break
-		}
-		if err != nil {
+		return err
+	}
+	for file := range 200 {
+		if err := reopen(file); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if err := os.WriteFile(filepath.Join(shared, "end"), nil, 0o600); err != nil {
+		t.Fatal(err)
 	}
 	n.exited(id)
-	parts, err := filepath.Glob(path + "*")
-	if err != nil || files < 2 {
-		t.Fatalf("%d files, %v", files, err)
+	if err := reopen(200); status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("of an ended container: %v", err)
 	}
-	// Glob sorts the file that is written last, without a number, first.
-	if parts[0] == path {
-		parts = append(parts[1:], path)
+	if _, err := os.Stat(path); err == nil {
+		t.Error("an error of ReopenContainerLog left a new file")
 	}
-	next := 1
+	parts, err := filepath.Glob(path + "*") // sorted
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := 0
 	for _, part := range parts {
 		for _, r := range n.log(part) {
-			if r.text != fmt.Sprintf("line %d", next) {
-				t.Fatalf("%s: %q instead of line %d", part, r.text, next)
+			if lines++; r.text != fmt.Sprintf("line %d", lines) {
+				t.Fatalf("%s: %q instead of line %d", part, r.text, lines)
 			}
-			next++
 		}
 	}
-	if next != 20001 {
-		t.Errorf("%d lines", next-1)
+	if written, err := os.ReadFile(filepath.Join(shared, "lines")); err != nil || string(written) != fmt.Sprintln(lines) {
+		t.Errorf("%d lines of %s, %v", lines, written, err)
 	}
 }
 
