@@ -113,7 +113,8 @@ torture: all runtimes daemons
 		done; \
 	done
 
-# The real kubelet on the real daemon. It is the newest one whose source can be had; for
+# The real kubelet on the real daemon, on a disk: of a tmpfs, as /tmp may be, it does not see
+# that images and containers share it. It is the newest one whose source can be had; for
 # another one: make test-kubelet-module KUBELET=v1.37.0, and that version here.
 KUBELET := v1.36.3
 KUBELET_PROGRAM = $(BUILD)/kubelet/kubelet-$(KUBELET)
@@ -122,9 +123,10 @@ test-kubelet: deps
 	$(MAKE) all runtimes $(KUBELET_PROGRAM)
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -tags '$(TAGS)' -o $(BUILD)/kubelet/guest ./test/kubelet/guest
 	$(GO) build -race -tags '$(TAGS)' -o $(BUILD)/race/crio ./cmd/crio
-	CRIO_BUILD=$(BUILD) CRIO_KUBELET=$(KUBELET_PROGRAM) $(GO) test -race -count=1 -timeout 15m -tags '$(TAGS)' ./test/kubelet
+	TMPDIR=/var/tmp CRIO_BUILD=$(BUILD) CRIO_KUBELET=$(KUBELET_PROGRAM) $(GO) test -race -count=1 -timeout 15m -tags '$(TAGS)' ./test/kubelet
 
 # Six minutes on two cores, once.
+kubelet: $(KUBELET_PROGRAM)
 $(KUBELET_PROGRAM):
 	mkdir -p $(@D)
 	grep -q 'k8s.io/kubernetes $(KUBELET) ' test/kubelet/module/go.mod # or run make test-kubelet-module
@@ -163,4 +165,4 @@ install: all
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all deps demo test runtimes peer bench bench-check bench-ratios unit integration integration-half integration-rest daemons torture test-kubelet test-kubelet-module lint generate install clean
+.PHONY: all deps demo test runtimes peer bench bench-check bench-ratios unit integration integration-half integration-rest daemons torture kubelet test-kubelet test-kubelet-module lint generate install clean
