@@ -186,11 +186,12 @@ func TestPodsWithoutCountersGroup(t *testing.T) {
 func TestDebugDoor(t *testing.T) {
 	n := newNode(t, options{})
 	for path, want := range map[string]string{
-		"/config":           fmt.Sprintf("listen = %q", n.socket),
-		"/debug/goroutines": "goroutine ",
-		"/debug/heap":       "\x1f\x8b",
-		"/debug/status":     `"Goroutines":`,
-		"/metrics":          "\ncrio_event_subscribers 0\n",
+		"/config":            fmt.Sprintf("listen = %q", n.socket),
+		"/debug/goroutines":  "goroutine ",
+		"/debug/heap":        "\x1f\x8b",
+		"/debug/status":      `"Goroutines":`,
+		"/debug/status?gc=1": `"Heap":`,
+		"/metrics":           "\ncrio_event_subscribers 0\n",
 	} {
 		if text := string(n.get(path)); !strings.Contains(text, want) {
 			t.Errorf("%s has no %q: %.1000s", path, want, text)

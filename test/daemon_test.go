@@ -224,7 +224,7 @@ func TestStatusCommand(t *testing.T) {
 	pod := n.podConfig()
 	n.runContainer(n.runPod(pod), pod, n.containerConfig(image, "sleep", "99"))
 	out, err := exec.Command(binary(t, "race/crio"), "--config", n.path("crio.conf"), "--config-dir", n.path("crio.conf.d"), "status").CombinedOutput()
-	for _, want := range []string{"network", "ready", "sandboxes ready", "containers running"} {
+	for _, want := range []string{"network", "ready", "sandboxes ready", "containers running", "heap"} {
 		if err != nil || !strings.Contains(string(out), want) {
 			t.Errorf("no %q: %v\n%s", want, err, out)
 		}

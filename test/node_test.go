@@ -255,7 +255,11 @@ func (n *node) connect() {
 	conn, err := grpc.NewClient("passthrough:///crio", grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(80<<20)),
 		// gRPC's own second is most of the time that a restart takes.
-		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 5 * time.Millisecond, Multiplier: 1.2, MaxDelay: 100 * time.Millisecond}}),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff: backoff.Config{BaseDelay: 5 * time.Millisecond, Multiplier: 1.2, MaxDelay: 100 * time.Millisecond},
+			// Without it a dial has no longer than the backoff.
+			MinConnectTimeout: waitTime,
+		}),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return sys.Dial(ctx, n.socket) }))
 	if err != nil {
 		n.t.Fatal(err)
@@ -312,10 +316,12 @@ func (n *node) removeAll() {
 }
 
 // status asks what `crio status` asks.
-func (n *node) status() server.StatusReport {
+func (n *node) status() server.StatusReport { return n.report("/debug/status") }
+
+func (n *node) report(path string) server.StatusReport {
 	n.t.Helper()
 	var report server.StatusReport
-	if err := json.Unmarshal(n.get("/debug/status"), &report); err != nil {
+	if err := json.Unmarshal(n.get(path), &report); err != nil {
 		n.t.Fatal(err)
 	}
 	return report

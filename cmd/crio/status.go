@@ -88,6 +88,7 @@ func printStatus(out io.Writer, r server.StatusReport) error {
 	fmt.Fprintf(w, "uptime\t%s\n", r.Uptime.Round(time.Second))
 	fmt.Fprintf(w, "network\t%s\n", r.Network)
 	fmt.Fprintf(w, "goroutines\t%d\n", r.Goroutines)
+	fmt.Fprintf(w, "heap\t%d KiB\n", r.Heap>>10)
 	for _, phase := range slices.Sorted(maps.Keys(r.Sandboxes)) {
 		fmt.Fprintf(w, "sandboxes %s\t%d\n", phase, r.Sandboxes[phase])
 	}
