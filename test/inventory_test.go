@@ -176,7 +176,7 @@ func (n *node) files(inv inventory) {
 
 var number = regexp.MustCompile(`\d+`)
 
-// insideDaemon: descriptors by kind, and goroutines by who has begun them.
+// insideDaemon: descriptors by kind, and goroutines by what they do.
 func (n *node) insideDaemon(inv inventory) {
 	dir := fmt.Sprintf("/proc/%d/fd/", n.daemon.Process.Pid)
 	entries, err := os.ReadDir(dir)
@@ -190,9 +190,16 @@ func (n *node) insideDaemon(inv inventory) {
 		}
 	}
 	for stack := range strings.SplitSeq(string(n.get("/debug/goroutines")), "\n\n") {
-		// The first one is nobody's work.
-		_, creator, _ := strings.Cut(stack, "\ncreated by ")
-		creator, _, _ = strings.Cut(creator, " in goroutine ")
-		inv["goroutine of "+creator]++
+		inv["goroutine of "+outermost(stack)]++
 	}
+}
+
+// outermost is the function of a goroutine, which the stack ends with.
+func outermost(stack string) (function string) {
+	for line := range strings.Lines(stack) {
+		if call := strings.LastIndexByte(line, '('); call > 0 && !strings.HasPrefix(line, "\t") && !strings.HasPrefix(line, "created by ") {
+			function = line[:call]
+		}
+	}
+	return function
 }
