@@ -25,7 +25,8 @@ func garbage(t *testing.T, n *node) {
 	before, err := n.lives()
 	check(t, err)
 	n.kubelet.stop(t)
-	n.startKubelet("imageMinimumGCAge: 1s\nevictionHard: {nodefs.available: 99.9999%}\n")
+	n.startKubelet("featureGates: {PodAndContainerStatsFromCRI: true}\nimageMinimumGCAge: 1s\nevictionHard: {nodefs.available: 99.9999%}\n")
+	statisticsByCRI(t, n)
 	n.await("the removal of an image", func() error {
 		ids, err := n.imageIDs()
 		if err == nil && slices.Contains(ids, pulled[0]) {
