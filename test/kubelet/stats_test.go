@@ -58,6 +58,9 @@ func statisticsByName(t *testing.T, n *node) {
 	if !strings.Contains(n.kubelet.sinceMark(t), "Registration of the crio container factory successfully") {
 		t.Error("cAdvisor does not know the daemon")
 	}
+	body, err := n.get("/metrics/cadvisor")
+	check(t, err)
+	n.write("cadvisor.txt", string(body))
 }
 
 // statisticsByCRI: the kubelet asks for lists.
@@ -72,6 +75,9 @@ func statisticsInStreams(t *testing.T, n *node) {
 	n.statistics(t)
 	n.asks(t, "StreamPodSandboxStats", "ListMetricDescriptors", "StreamPodSandboxMetrics", "StreamPodSandboxes", "StreamContainers", "StreamImages")
 	n.doesNotAsk(t, "ListPodSandboxStats", "ListContainerStats", "ListPodSandboxMetrics")
+	body, err := n.get("/metrics/cadvisor")
+	check(t, err)
+	compareMetrics(t, readFile(t, n.path("cadvisor.txt")), string(body))
 }
 
 // asks looks for calls that the kubelet has made since it was started.
