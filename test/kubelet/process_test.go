@@ -21,6 +21,8 @@ type process struct {
 	down [][2]time.Time
 	// stops are the times at which it was asked to end.
 	stops []time.Time
+	// left are the times at which a test has left a session with it that was not at its end.
+	left []time.Time
 	// marked is a length of the log, for sinceMark.
 	marked int
 }

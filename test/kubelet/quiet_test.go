@@ -25,6 +25,7 @@ func expectedComplaints() []complaint {
 		{`ExecSync .*DeadlineExceeded.* killed after 1s.*"sleep","3600"`, "a probe of pod probes hangs", nil},
 		{`"ExecSync cmd .*code = Canceled desc = context canceled`, "the kubelet gives up a probe when its container ends", nil},
 		{`code = Canceled desc = context canceled`, "the kubelet gives up what it has asked for when it ends", kubelets.stopping},
+		{`"ContainerStatus from runtime service failed".*code = Canceled desc = context canceled`, "the kubelet gives up what a client has asked for that is gone", kubelets.leaving},
 		{`code = Canceled desc = context canceled`, "the kubelet gives up its work on a pod that is taken away", kubelets.takingAway},
 		{`code = NotFound desc = container [0-9a-f]+ does not exist`, "the kubelet asks once more for what it has removed itself", kubelets.removed},
 		{`/exec-[0-9a-f]+(.": RecentStats: unable to find data|: no such file|/.*: no such (file|device))`, "each exec has a cgroup of its own, which may be gone before cAdvisor has looked", nil},
@@ -35,16 +36,22 @@ func expectedComplaints() []complaint {
 	}
 }
 
-// kubelets are the logs of all kubelets of the run, and when each was stopped.
+// kubelets are the logs of all kubelets of the run, when each was stopped, and when tests
+// have left sessions with them.
 type kubelets struct {
-	log   string
-	stops []time.Time
+	log         string
+	stops, left []time.Time
 }
 
 // stopping: a kubelet has just been asked to end.
-func (k kubelets) stopping(line string) bool {
+func (k kubelets) stopping(line string) bool { return soonAfter(k.stops, line) }
+
+// leaving: a test has just left a session.
+func (k kubelets) leaving(line string) bool { return soonAfter(k.left, line) }
+
+func soonAfter(times []time.Time, line string) bool {
 	at, err := logTime(line)
-	return err == nil && slices.ContainsFunc(k.stops, func(stop time.Time) bool { return at.After(stop) && at.Before(stop.Add(2*time.Second)) })
+	return err == nil && slices.ContainsFunc(times, func(begun time.Time) bool { return at.After(begun) && at.Before(begun.Add(2*time.Second)) })
 }
 
 // takingAway: the manifest of a pod has been removed seconds ago.
@@ -76,7 +83,7 @@ func (k kubelets) removed(line string) bool {
 func quiet(t *testing.T, n *node) {
 	names := regexp.MustCompile(`(?i)rpc error|\bruntime\b|remote_(runtime|image)\.go|(kuberuntime|pleg|evented|container_log)\w*\.go|generic\.go|\bcri-?o\b|/crio-|\bcri_`)
 	group := regexp.MustCompile(`(Name:|existing container: |"/sys/fs/cgroup)/\S+`)
-	all := kubelets{readFile(t, n.kubelet.log), n.kubelet.stops}
+	all := kubelets{readFile(t, n.kubelet.log), n.kubelet.stops, n.kubelet.left}
 	unexplained, explained := map[string]int{}, map[string]int{}
 	for line := range strings.Lines(all.log) {
 		if line[0] != 'E' && line[0] != 'W' || !names.MatchString(line) {
