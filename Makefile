@@ -106,7 +106,7 @@ daemons:
 # The long forms of those tests that have one, and a minute of each fuzz target.
 FUZZTIME := 1m
 torture: all runtimes daemons
-	CRIO_TORTURE=1 CRIO_BUILD=$(BUILD) $(GO) test -race -count=1 -timeout 3h -tags '$(TAGS)' ./internal/monitor ./test
+	CRIO_TORTURE=1 CRIO_STREAM_BYTES=4294967296 CRIO_BUILD=$(BUILD) $(GO) test -race -count=1 -timeout 5h -tags '$(TAGS)' ./internal/monitor ./test
 	@grep -rl --include='*_test.go' '^func Fuzz' cmd internal pkg server | while read -r file; do \
 		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z]*\)(.*/\1/p' "$$file"); do \
 			$(GO) test -tags '$(TAGS)' -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "./$$(dirname "$$file")" || exit 1; \

@@ -14,10 +14,11 @@ func (s *Server) Attach(_ context.Context, r *cri.AttachRequest) (*cri.AttachRes
 	if err := checkStreams(p); err != nil {
 		return nil, err
 	}
-	var err error
-	if p.Container, p.Over, err = s.engine.Attachable(r.GetContainerId(), p.TTY, p.Stdin); err != nil {
+	id, ends, err := s.engine.Attachable(r.GetContainerId(), p.TTY, p.Stdin)
+	if err != nil {
 		return nil, err
 	}
+	p.Container, p.Over, p.Exited = id, ends.Over, ends.Exited
 	url, err := s.streams.Attach(p)
 	if err != nil {
 		return nil, err

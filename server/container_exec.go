@@ -18,10 +18,11 @@ func (s *Server) Exec(_ context.Context, r *cri.ExecRequest) (*cri.ExecResponse,
 	if len(r.GetCmd()) == 0 {
 		return nil, fault.New(fault.InvalidArgument, "cmd is empty")
 	}
-	var err error
-	if p.Container, p.Over, err = s.engine.Runnable(r.GetContainerId()); err != nil {
+	id, ends, err := s.engine.Runnable(r.GetContainerId())
+	if err != nil {
 		return nil, err
 	}
+	p.Container, p.Over, p.Exited = id, ends.Over, ends.Exited
 	url, err := s.streams.Exec(p, r.GetCmd())
 	if err != nil {
 		return nil, err

@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -315,7 +316,8 @@ func (n *node) stalled() cri.RuntimeService_GetContainerEventsClient {
 
 // A subscriber that never reads changes nothing for anyone else: not for lists, not for
 // another subscriber, not for what containers write, and not for the daemon's end. It is
-// dropped, and learns so when it reads.
+// dropped, and learns so when it reads. CRIO_TORTURE=1 wants nine tenths of the output, and
+// List within 5 ms.
 func TestSubscriberThatNeverReads(t *testing.T) {
 	n, image := readyNode(t, options{plain: true})
 	pod := n.podConfig()
@@ -343,12 +345,16 @@ func TestSubscriberThatNeverReads(t *testing.T) {
 		return p99(all), float64(len(n.log(logOf(pod, writer)))-first) / time.Since(begun).Seconds()
 	}
 	listsBefore, linesBefore := measure()
+	most, least := max(5*time.Millisecond, 3*listsBefore), linesBefore/2
+	if os.Getenv("CRIO_TORTURE") != "" {
+		most, least = 5*time.Millisecond, 0.9*linesBefore
+	}
 	events := n.stalled()
 	undisturbed := false
 	for range 3 { // a busy machine has bad seconds of its own
 		lists, lines := measure()
 		t.Logf("p99 of lists %s, before %s; %.0f lines a second, before %.0f", lists, listsBefore, lines, linesBefore)
-		if undisturbed = lists <= max(5*time.Millisecond, 3*listsBefore) && lines >= linesBefore/2; undisturbed {
+		if undisturbed = lists <= most && lines >= least; undisturbed {
 			break
 		}
 	}

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -69,22 +68,7 @@ func TestStatisticsWhilePodsComeAndGo(t *testing.T) {
 	n, image := readyNode(t, options{})
 	c := &conform{n, image, "runc"}
 	stays := c.sleeper(nil)
-	done := make(chan struct{})
-	var churn sync.WaitGroup
-	for range 3 {
-		churn.Go(func() {
-			for {
-				select {
-				case <-done:
-					return
-				default:
-				}
-				sub := &conform{n.in(t), image, "runc"}
-				sub.sleeper(nil)
-				sub.removeMade()
-			}
-		})
-	}
+	stop := c.churn(3)
 	const enough = 3 // containers, of which one stays
 	seen := map[string]bool{}
 	for end := time.Now().Add(3 * waitTime); len(seen) < enough; {
@@ -112,8 +96,7 @@ func TestStatisticsWhilePodsComeAndGo(t *testing.T) {
 			t.Fatalf("%v, %v", metrics, err)
 		}
 	}
-	close(done)
-	churn.Wait()
+	stop()
 }
 
 // TestStatisticsOfAFullNode measures the lists of 250 pods.

@@ -46,9 +46,9 @@ func TestRefusalOfASessionReachesItsClient(t *testing.T) {
 	}
 }
 
-// A command whose output nobody takes ends with its client, or with its pod.
+// A session whose output nobody takes ends with its client, its container, or its pod.
 func TestSessionEndsThoughItsClientDoesNotRead(t *testing.T) {
-	n, image := readyNode(t, options{})
+	n, image := readyNode(t, options{env: []string{"CONTAINER_LOG_SIZE_MAX=10000000"}})
 	pod := n.podConfig()
 	box := n.runPod(pod)
 	id := n.runContainer(box, pod, n.containerConfig(image, "sleep", "99"))
@@ -66,6 +66,30 @@ func TestSessionEndsThoughItsClientDoesNotRead(t *testing.T) {
 		t.Errorf("the command goes on:\n%s", got)
 	}
 	half.Close()
+
+	// The last output of a container is theirs to take for ten seconds.
+	second := n.runContainer(box, pod, n.containerConfig(image, "sleep", "99"))
+	loud := n.runContainer(box, pod, n.containerConfig(image, "yes"))
+	out := wants{stdout: true}
+	for _, protocol := range []string{"spdy v4.channel.k8s.io", "ws v4.channel.k8s.io"} {
+		defer n.open(protocol, n.execURL(second, out, "yes"), out).drop()
+		defer n.open(protocol, n.attachURL(loud, out), out).drop()
+	}
+	last := ""
+	n.await("the commands' wait for their clients", func() error {
+		before := last
+		last = string(n.exec(second, shell("cat /proc/[0-9]*/stat | grep '(yes)'")...).GetStdout())
+		if strings.Count(last, "\n") != 2 || last != before {
+			return fmt.Errorf("they are %s", last)
+		}
+		return nil // those of attach may have been left behind by now
+	})
+	for _, id := range []string{second, loud} {
+		if _, err := n.StopContainer(n.ctx(), &cri.StopContainerRequest{ContainerId: id}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.await("the sessions' end with their containers", func() error { return n.wantSessions(0) })
 
 	deaf := begin()
 	defer deaf.Close()

@@ -8,6 +8,8 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"fmt"
+	"io"
 	"math/big"
 	"net"
 	"net/url"
@@ -60,6 +62,17 @@ func TestStreamsOverTLS(t *testing.T) {
 		}
 		return c.ConnectionState().PeerCertificates[0].SerialNumber.Int64()
 	}
+	// What is served over TLS is what is served without.
+	for _, protocol := range []string{"spdy v4.channel.k8s.io", "ws v4.channel.k8s.io"} {
+		both := wants{stdin: true, stdout: true}
+		c := n.open(protocol, withoutTLS(t, n.execURL(id, both, shell("head -c 5; exit 3")...), known), both)
+		fmt.Fprint(c.stdin, "words")
+		readUntil(t, c.stdout, "words")
+		if code, message := c.end(); code != 3 {
+			t.Errorf("%s: code %d, %s", protocol, code, message)
+		}
+		c.close()
+	}
 	if got := serial(known); got != 1 {
 		t.Errorf("serial %d", got)
 	}
@@ -68,6 +81,36 @@ func TestStreamsOverTLS(t *testing.T) {
 	if got := serial(known); got != 3 {
 		t.Errorf("serial %d after the files were replaced", got)
 	}
+}
+
+// withoutTLS is an address at which one client finds what is at another over TLS.
+func withoutTLS(t *testing.T, address string, certificate tls.Certificate) string {
+	t.Helper()
+	u, err := url.Parse(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := tls.Dial("tcp", u.Host, &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{certificate}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		client, err := listener.Accept()
+		listener.Close()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		go func() { _, _ = io.Copy(server, client); server.Close() }()
+		_, _ = io.Copy(client, server)
+		client.Close()
+	}()
+	u.Scheme, u.Host = "http", listener.Addr().String()
+	return u.String()
 }
 
 // writeCertificate makes one that signs itself.

@@ -12,30 +12,37 @@ import (
 	"github.com/crio-minimal/crio/internal/stdio"
 )
 
+// Ends are what ends the sessions of a container's clients.
+type Ends struct {
+	// Exited is closed when nothing of the container runs any more.
+	Exited <-chan struct{}
+	// Over is closed when its pod has no running container any more and loses its network.
+	Over <-chan struct{}
+}
+
 // Runnable refuses a container in which no command can run now, and returns the whole ID.
-// over is closed when its pod has no running container any more and loses its network.
-func (e *Engine) Runnable(id string) (whole string, over <-chan struct{}, err error) {
+func (e *Engine) Runnable(id string) (whole string, ends Ends, err error) {
 	c, s, err := e.running(id)
 	if err != nil {
-		return "", nil, err
+		return "", Ends{}, err
 	}
-	return c.snapshot().ID, s.over, nil
+	return c.snapshot().ID, Ends{c.exited, s.over}, nil
 }
 
 // Attachable is the same for attach: what it takes part in has to be there.
-func (e *Engine) Attachable(id string, tty, stdin bool) (whole string, over <-chan struct{}, err error) {
+func (e *Engine) Attachable(id string, tty, stdin bool) (whole string, ends Ends, err error) {
 	c, s, err := e.running(id)
 	if err != nil {
-		return "", nil, err
+		return "", Ends{}, err
 	}
 	v := c.snapshot()
 	switch {
 	case tty != v.Config.GetTty():
-		return "", nil, fault.New(fault.InvalidArgument, "tty: %t, but container %s has tty: %t", tty, v.ID, v.Config.GetTty())
+		return "", Ends{}, fault.New(fault.InvalidArgument, "tty: %t, but container %s has tty: %t", tty, v.ID, v.Config.GetTty())
 	case stdin && !v.Config.GetStdin():
-		return "", nil, fault.New(fault.FailedPrecondition, "stdin: container %s was made without: set stdin in its ContainerConfig", v.ID)
+		return "", Ends{}, fault.New(fault.FailedPrecondition, "stdin: container %s was made without: set stdin in its ContainerConfig", v.ID)
 	}
-	return v.ID, s.over, nil
+	return v.ID, Ends{c.exited, s.over}, nil
 }
 
 // Attach joins a client to the stdio of a running container until the container has no

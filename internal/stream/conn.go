@@ -51,9 +51,12 @@ func (t tracked) Accept() (net.Conn, error) {
 	return c, nil
 }
 
+// still is how long no byte has moved.
+func (c *conn) still() time.Duration { return time.Since(time.Unix(0, c.moved.Load())) }
+
 // idle closes the connection, or waits for the rest of the time.
 func (c *conn) idle() {
-	left := c.server.IdleTimeout - time.Since(time.Unix(0, c.moved.Load()))
+	left := c.server.IdleTimeout - c.still()
 	if left <= 0 {
 		c.Close()
 		return

@@ -20,9 +20,10 @@ const (
 type offer struct {
 	kind, object string
 	run          func(*session, http.ResponseWriter, *http.Request)
-	// over, where it is not nil, ends the session when it is closed.
-	over    <-chan struct{}
-	expires time.Time
+	// over, where it is not nil, ends the session when it is closed; exited does once the
+	// client takes nothing any more.
+	over, exited <-chan struct{}
+	expires      time.Time
 }
 
 // offers are the URLs that nobody has used yet. Those that have expired go when the next

@@ -21,13 +21,14 @@ type Process struct {
 	// Container is the whole ID.
 	Container                  string
 	Stdin, Stdout, Stderr, TTY bool
-	// Over, when it is closed, ends the session: the pod has been stopped.
-	Over <-chan struct{}
+	// Over, when it is closed, ends the session: the pod has been stopped. Exited, the
+	// container's end, leaves the client the time to take the last output.
+	Over, Exited <-chan struct{}
 }
 
 // Exec returns the URL at which a client finds the command.
 func (s *Server) Exec(p Process, cmd []string) (string, error) {
-	return s.url(offer{kind: "exec", object: p.Container, over: p.Over, run: func(x *session, w http.ResponseWriter, r *http.Request) {
+	return s.url(offer{kind: "exec", object: p.Container, over: p.Over, exited: p.Exited, run: func(x *session, w http.ResponseWriter, r *http.Request) {
 		run := process{x, p, "executing command in", func(streams stdio.Streams) (int32, error) {
 			return s.runtime.Exec(x.ctx, p.Container, cmd, streams)
 		}}
@@ -41,7 +42,7 @@ func (s *Server) Exec(p Process, cmd []string) (string, error) {
 
 // Attach returns the URL at which a client finds the container's stdio.
 func (s *Server) Attach(p Process) (string, error) {
-	return s.url(offer{kind: "attach", object: p.Container, over: p.Over, run: func(x *session, w http.ResponseWriter, r *http.Request) {
+	return s.url(offer{kind: "attach", object: p.Container, over: p.Over, exited: p.Exited, run: func(x *session, w http.ResponseWriter, r *http.Request) {
 		run := process{x, p, "attaching to", func(streams stdio.Streams) (int32, error) {
 			return 0, s.runtime.Attach(x.ctx, p.Container, streams)
 		}}

@@ -18,6 +18,9 @@ var errGone = errors.New("the client has gone")
 // errOver ends a session whose pod is being stopped.
 var errOver = errors.New("the pod is being stopped")
 
+// errDeaf ends a session whose container has ended.
+var errDeaf = errors.New("the container has ended, and the client does not take what it had written")
+
 // session is one request. What it starts is in its group.
 type session struct {
 	server *Server
@@ -96,8 +99,9 @@ func (s *Server) begin() bool {
 	return true
 }
 
-// watch ends the session with its client, whose last input has a moment to arrive, and
-// with its pod. Where nobody takes its input, the socket alone tells that it has gone.
+// watch ends the session with its client, whose last input has a moment to arrive, with
+// its pod, and with its container, whose last output has. Where nobody takes its input,
+// the socket alone tells that the client has gone.
 func (x *session) watch(hangup *sys.Hangup) {
 	x.group.Go(func() {
 		if hangup.Wait() == nil {
@@ -105,24 +109,45 @@ func (x *session) watch(hangup *sys.Hangup) {
 		}
 	})
 	x.group.Go(func() {
+		cause := x.ending()
+		if cause == nil {
+			return
+		}
+		x.cancel(cause)
+		// Output that the client does not take must not keep what makes it.
+		x.conn.Close()
+	})
+}
+
+// ending returns why the session has to end, or nil when it has.
+func (x *session) ending() error {
+	patience := time.NewTimer(lastOutput)
+	patience.Stop() // until it is needed
+	for exited := x.exited; ; {
 		select {
 		case <-x.conn.gone:
-			patience := time.NewTimer(lastInput)
-			defer patience.Stop()
+			patience.Reset(lastInput)
 			select {
 			case <-x.input:
 			case <-patience.C:
 			case <-x.ctx.Done():
 			}
-			x.cancel(errGone)
-			// Output that the client does not take must not keep what makes it.
-			x.conn.Close()
+			return errGone
 		case <-x.over:
-			x.cancel(errOver)
-			x.conn.Close()
+			return errOver
+		case <-exited:
+			exited = nil
+			patience.Reset(lastOutput)
+		case <-patience.C:
+			left := lastOutput - x.conn.still()
+			if left <= 0 {
+				return errDeaf
+			}
+			patience.Reset(left)
 		case <-x.ctx.Done():
+			return nil
 		}
-	})
+	}
 }
 
 // noInput says that there is no more input to deliver.

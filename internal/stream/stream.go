@@ -56,6 +56,9 @@ const (
 	createTimeout = 30 * time.Second
 	// lastInput is how long what a client that has gone had sent may take to be delivered.
 	lastInput = time.Second
+	// lastOutput is how long a client may take nothing of what a container that has ended had
+	// written.
+	lastOutput = 10 * time.Second
 	// lastWords is how long clients are given to take why their session ends when the
 	// daemon does.
 	lastWords = 2 * time.Second
