@@ -3,7 +3,9 @@ package kubelet
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,7 +27,8 @@ func garbage(t *testing.T, n *node) {
 	before, err := n.lives()
 	check(t, err)
 	n.kubelet.stop(t)
-	n.startKubelet("imageMinimumGCAge: 1s\nevictionHard: {nodefs.available: 99.9999%}\n")
+	n.startKubelet("featureGates: {PodAndContainerStatsFromCRI: true}\nimageMinimumGCAge: 1s\nevictionHard: {nodefs.available: 99.9999%}\n")
+	statisticsByCRI(t, n)
 	n.await("the removal of an image", func() error {
 		ids, err := n.imageIDs()
 		if err == nil && slices.Contains(ids, pulled[0]) {
@@ -61,6 +64,14 @@ func (n *node) imageIDs() ([]string, error) {
 
 // termination takes all pods away, and looks how they went.
 func termination(t *testing.T, n *node) {
+	if there := strings.Join(networkLeft(t), "\n"); !strings.Contains(there, ": veth") || !strings.Contains(there, "18080") {
+		t.Errorf("pods have no links or rules of hostPorts: %s", there)
+	}
+	leases, err := filepath.Glob(n.path("ipam/*/10.*"))
+	check(t, err)
+	if len(leases) == 0 {
+		t.Error("pods have no addresses of IPAM")
+	}
 	manifests, err := filepath.Glob(n.path("manifests/*"))
 	check(t, err)
 	for _, file := range manifests {
@@ -85,10 +96,23 @@ func termination(t *testing.T, n *node) {
 		}
 	}
 	same(t, "what preStop has asked for", n.nextAsked(), "/stopping")
+	// The hooks of the containers begin together, and one sleeps for two seconds.
+	if slept := n.uptime("trail/slept") - n.uptime("trail/stopping"); slept < 1 || slept > 10 {
+		t.Errorf("sleepy was asked to end %.2f s after its hook", slept)
+	}
 	// It has a grace period of three seconds, in whole seconds of its own clock.
 	if grace := n.seconds("trail/stubborn-lives") - n.seconds("trail/stubborn-asked"); grace < 2 || grace > 10 {
 		t.Errorf("stubborn lived for %d s after it was asked", grace)
 	}
+}
+
+// uptime is the time since the machine's start that a container has copied, in seconds.
+func (n *node) uptime(file string) (seconds float64) {
+	n.t.Helper()
+	if _, err := fmt.Sscan(n.read(file), &seconds); err != nil {
+		n.t.Errorf("%s: %v", file, err)
+	}
+	return seconds
 }
 
 func (n *node) seconds(file string) int {
@@ -120,19 +144,41 @@ func nothingLeft(t *testing.T, n *node) {
 				left = append(left, path)
 			}
 		}
-		for _, pattern := range []string{"state/*/*", "run/pods/*", "run/containers/*", "storage/overlay-containers/*/userdata", "cni-cache/results/*"} {
+		for _, pattern := range []string{"state/*/*", "run/pods/*", "run/containers/*", "storage/overlay-containers/*/userdata", "cni-cache/results/*", "ipam/*/10.*"} {
 			found, err := filepath.Glob(n.path(pattern))
 			if err != nil {
 				return err
 			}
 			left = append(left, found...)
 		}
+		left = append(left, networkLeft(t)...)
 		if len(left) > 0 {
 			return fmt.Errorf("left are %v", left)
 		}
 		return nil
 	})
 	n.crio.stop(t)
+}
+
+// networkLeft are the links and packet filter rules of pods. The bridge stays, as do the
+// chains that all hostPorts begin with.
+func networkLeft(t *testing.T) (left []string) {
+	t.Helper()
+	for command, ofPods := range map[string]string{
+		"ip -o link":            `: veth`,
+		"iptables -w -t nat -S": `CNI-(DN-)?[0-9a-f]{10,}|--dport 18080\b`,
+	} {
+		out, err := exec.Command("sh", "-c", command).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", command, err, out)
+		}
+		for line := range strings.Lines(string(out)) {
+			if regexp.MustCompile(ofPods).MatchString(line) {
+				left = append(left, strings.TrimSpace(line))
+			}
+		}
+	}
+	return left
 }
 
 func readFile(t *testing.T, path string) string {

@@ -3,13 +3,16 @@ package kubelet
 import (
 	"bufio"
 	"compress/gzip"
+	"context"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // logs: the kubelet's rotation loses no line of a container that writes on, and its view
@@ -50,6 +53,29 @@ func logs(t *testing.T, n *node) {
 	same(t, "lines with a time", len(strings.SplitN(n.logs(t, "chatty", "main", "tailLines=1&timestamps=true"), " ", 2)), 2)
 	previous := n.logs(t, "always", "main", "previous=true")
 	same(t, "the log of the container before", previous, "run\n")
+	n.follow(t)
+}
+
+// follow: a reader of the log has lines as they come, not those that are there alone.
+func (n *node) follow(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), waitTime)
+	defer cancel()
+	body, err := n.send(ctx, http.MethodGet, "/containerLogs/default/probes-"+nodeName+"/web?follow=true&tailLines=0")
+	check(t, err)
+	defer body.Close()
+	begun, scanner := time.Now(), bufio.NewScanner(body)
+	for lines := 0; lines < 4 && scanner.Scan(); lines++ {
+		if !strings.HasPrefix(scanner.Text(), "GET /") {
+			t.Errorf("line %q", scanner.Text())
+		}
+	}
+	check(t, scanner.Err())
+	n.kubelet.left = append(n.kubelet.left, time.Now())
+	// Two probes ask once in a second.
+	if took := time.Since(begun); took < 500*time.Millisecond {
+		t.Errorf("four lines came in %s", took)
+	}
 }
 
 // logLines are the messages of a log in CRI's format, whole lines all of them.

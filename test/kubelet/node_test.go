@@ -154,7 +154,7 @@ func (n *node) startCrio() {
 	})
 }
 
-// startKubelet runs the kubelet with more lines of configuration.
+// startKubelet runs the kubelet with more lines of configuration, and marks both logs.
 func (n *node) startKubelet(more string) {
 	n.t.Helper()
 	n.write("kubelet.yaml", fmt.Sprintf(`apiVersion: kubelet.config.k8s.io/v1beta1
@@ -180,8 +180,10 @@ containerLogMaxSize: 32Ki
 containerLogMaxFiles: 3
 containerLogMonitorInterval: 3s
 `, socket, n.path("manifests"), n.path("logs"), n.path("plugins"), cgroupRoot(), n.path("resolv.conf"))+more)
+	n.crio.mark(n.t)
+	n.kubelet.mark(n.t)
 	n.kubelet.start(n.t, os.Getenv(kubeletVariable), "--config", n.path("kubelet.yaml"), "--root-dir", n.path("kubelet"),
-		"--cert-dir", n.path("pki"), "--hostname-override", nodeName, "--node-ip", nodeIP, "-v", "2")
+		"--cert-dir", n.path("pki"), "--hostname-override", nodeName, "--node-ip", nodeIP, "-v", "2", "--vmodule", "evented=4")
 	n.await("the kubelet's first answer", func() error {
 		_, err := n.get("/healthz")
 		return err

@@ -97,7 +97,7 @@ func probes(t *testing.T, n *node) {
 		same(t, name+": the number of restarts", c.RestartCount, 0)
 	}
 	web := n.logs(t, "probes", "web", "")
-	for _, path := range []string{"/startup", "/ready"} {
+	for _, path := range []string{"/live", "/ready"} {
 		if !strings.Contains(web, "GET "+path+"\n") {
 			t.Errorf("%s was not asked for: %q", path, web)
 		}

@@ -19,6 +19,12 @@ type process struct {
 	ended chan struct{}
 	// down are the times in which a test had it ended: from when to when.
 	down [][2]time.Time
+	// stops are the times at which it was asked to end.
+	stops []time.Time
+	// left are the times at which a test has left a session with it that was not at its end.
+	left []time.Time
+	// marked is a length of the log, for sinceMark.
+	marked int
 }
 
 func newProcess(t *testing.T, log string) *process {
@@ -40,6 +46,18 @@ func (p *process) start(t *testing.T, name string, args ...string) {
 	check(t, cmd.Start())
 	p.cmd, p.ended = cmd, ended
 	go func() { _ = cmd.Wait(); close(ended) }()
+}
+
+// mark remembers where the log is.
+func (p *process) mark(t *testing.T) {
+	t.Helper()
+	p.marked = len(readFile(t, p.log))
+}
+
+// sinceMark is what was logged after the mark.
+func (p *process) sinceMark(t *testing.T) string {
+	t.Helper()
+	return readFile(t, p.log)[p.marked:]
 }
 
 func (p *process) alive() bool {
@@ -65,6 +83,7 @@ func (p *process) kill() {
 // stop ends the process as systemd does.
 func (p *process) stop(t *testing.T) {
 	t.Helper()
+	p.stops = append(p.stops, time.Now())
 	check(t, p.cmd.Process.Signal(syscall.SIGTERM))
 	select {
 	case <-p.ended:

@@ -2,8 +2,11 @@ package kubelet
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
+	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -69,14 +72,31 @@ func kubeletRestart(t *testing.T, n *node) {
 	same(t, "a command", n.exec(t, "volumes", "reader", "echo works"), "works")
 }
 
-// events: the kubelet is told of an end, and need not ask for it.
+// told is a pod that comes and goes while the kubelet follows events.
+const told = `apiVersion: v1
+kind: Pod
+metadata: {name: told}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - {name: main, image: %s, command: [sleep, "3600"]}
+`
+
+// events: the kubelet is told of a start and an end, and need not ask for them, which it
+// does every five minutes only.
 func events(t *testing.T, n *node) {
-	n.await("the stream of events", func() error {
-		body, err := n.get("/metrics")
-		if err != nil {
-			return err
+	n.follows(t)
+	n.write("manifests/told.yaml", fmt.Sprintf(told, n.busybox))
+	c := n.awaitContainer(t, "told", "main", ready)
+	n.awaitEvent("Started", c.id())
+	check(t, os.Remove(n.path("manifests/told.yaml")))
+	n.awaitEvent("Stopped", c.id())
+	n.await("the pod's end", func() error {
+		pods, err := n.pods()
+		if _, there := pods["told"]; err == nil && there {
+			err = errors.New("the kubelet has it")
 		}
-		return atLeast(string(body), "kubelet_evented_pleg_connection_success_count", 1)
+		return err
 	})
 	before := n.awaitContainer(t, "besteffort", "main", ready)
 	killed := time.Now()
@@ -87,9 +107,47 @@ func events(t *testing.T, n *node) {
 	}
 	same(t, "the exit code", after.LastState.Terminated.ExitCode, 137)
 	same(t, "the reason", after.LastState.Terminated.Reason, "Error")
-	if log := readFile(t, n.crio.log); !strings.Contains(log, "StreamPodSandboxes") || !strings.Contains(log, "StreamContainers") {
-		t.Error("the kubelet did not ask for lists as streams")
+	n.follows(t)
+}
+
+// follows looks whether the kubelet has the stream of events, the first it has asked for:
+// the daemon logs a call when it ends.
+func (n *node) follows(t *testing.T) {
+	t.Helper()
+	n.await("the stream of events", func() error {
+		body, err := n.get("/metrics")
+		if err != nil {
+			return err
+		}
+		return atLeast(string(body), "kubelet_evented_pleg_connection_success_count", 1)
+	})
+	if slices.Contains(n.called(t), "GetContainerEvents") {
+		t.Error("the stream of events has ended")
 	}
+	if strings.Contains(n.kubelet.sinceMark(t), "Fall back to Generic PLEG") {
+		t.Error("the kubelet has given up events")
+	}
+}
+
+// awaitEvent waits until the kubelet has taken an event of a container.
+func (n *node) awaitEvent(kind, id string) {
+	n.t.Helper()
+	n.await("an event of container "+id, func() error {
+		if !strings.Contains(n.kubelet.sinceMark(n.t), `"Received Container `+kind+` Event" event="container_id:\"`+id) {
+			return fmt.Errorf("the kubelet was not told: %s", kind)
+		}
+		return nil
+	})
+}
+
+// called are the names of the calls that have ended since the kubelet was started.
+func (n *node) called(t *testing.T) []string {
+	t.Helper()
+	names := map[string]bool{}
+	for _, match := range regexp.MustCompile(`method=/runtime\.v1\.\w+/(\w+)`).FindAllStringSubmatch(n.crio.sinceMark(t), -1) {
+		names[match[1]] = true
+	}
+	return slices.Sorted(maps.Keys(names))
 }
 
 // pid is the first process of a container.
@@ -105,33 +163,45 @@ func (n *node) pid(id string) int {
 	return info.Pid
 }
 
-// crioRestart: containers live on without a daemon; what ends meanwhile is told after.
+// outage is an end of the daemon under a kubelet. The pod's container ends meanwhile; one
+// is started again at once only the first time.
+type outage struct {
+	name, pod string
+	end       func()
+}
+
 func crioRestart(t *testing.T, n *node) {
-	for _, how := range []struct {
-		name, pod string // a pod is started again at once only the first time
-		end       func()
-	}{
+	for _, how := range []outage{
 		{"stopped", "guaranteed", func() { n.crio.stop(t) }},
 		{"killed", "burstable", n.crio.kill},
 	} {
-		t.Run(how.name, func(t *testing.T) {
-			n := within(n, t)
-			before, err := n.lives()
-			check(t, err)
-			victim := n.awaitContainer(t, how.pod, "main", ready)
-			pid := n.pid(victim.id())
-			down := time.Now()
-			how.end()
-			check(t, syscall.Kill(pid, syscall.SIGKILL))
-			n.startCrio()
-			n.crio.down = append(n.crio.down, [2]time.Time{down, time.Now()})
-			after := n.awaitContainer(t, how.pod, "main", func(c container) bool { return c.Ready && c.RestartCount == victim.RestartCount+1 })
-			same(t, "the exit code", after.LastState.Terminated.ExitCode, 137)
-			before[how.pod+"/main"] = fmt.Sprintf("%s after %d restarts", after.id(), after.RestartCount)
-			n.survive(before)
-			n.awaitContainer(t, "probes", "exec", ready)
-			same(t, "a command", n.exec(t, "volumes", "reader", "echo works"), "works")
-			same(t, "the answer of a port", fetch(t, "http://"+nodeIP+":18080"), "hostport-"+nodeName+"\n")
-		})
+		t.Run(how.name, func(t *testing.T) { within(n, t).survivesOutage(t, how) })
 	}
+}
+
+// crioRestartUnderEvents: a kubelet whose stream has ended asks for another one five times
+// without a pause, and from then on for lists every second.
+func crioRestartUnderEvents(t *testing.T, n *node) {
+	n.follows(t)
+	n.survivesOutage(t, outage{"killed", "security", n.crio.kill})
+}
+
+// survivesOutage: containers live on without a daemon; what ends meanwhile is told after.
+func (n *node) survivesOutage(t *testing.T, how outage) {
+	before, err := n.lives()
+	check(t, err)
+	victim := n.awaitContainer(t, how.pod, "main", ready)
+	pid := n.pid(victim.id())
+	down := time.Now()
+	how.end()
+	check(t, syscall.Kill(pid, syscall.SIGKILL))
+	n.startCrio()
+	n.crio.down = append(n.crio.down, [2]time.Time{down, time.Now()})
+	after := n.awaitContainer(t, how.pod, "main", func(c container) bool { return c.Ready && c.RestartCount == victim.RestartCount+1 })
+	same(t, "the exit code", after.LastState.Terminated.ExitCode, 137)
+	before[how.pod+"/main"] = fmt.Sprintf("%s after %d restarts", after.id(), after.RestartCount)
+	n.survive(before)
+	n.awaitContainer(t, "probes", "exec", ready)
+	same(t, "a command", n.exec(t, "volumes", "reader", "echo works"), "works")
+	same(t, "the answer of a port", fetch(t, "http://"+nodeIP+":18080"), "hostport-"+nodeName+"\n")
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -45,9 +46,67 @@ type summary struct {
 	Pods []usage
 }
 
+// statisticsByName: at a socket of this name the kubelet's cAdvisor reads cgroups itself,
+// and whose they are, without which nothing has a pod's name, it asks the daemon over HTTP.
+func statisticsByName(t *testing.T, n *node) {
+	n.statistics(t)
+	for _, name := range n.called(t) {
+		if strings.Contains(name, "Stats") || strings.Contains(name, "Metric") || strings.HasPrefix(name, "Stream") {
+			t.Errorf("the kubelet has asked by CRI: %s", name)
+		}
+	}
+	if !strings.Contains(n.kubelet.sinceMark(t), "Registration of the crio container factory successfully") {
+		t.Error("cAdvisor does not know the daemon")
+	}
+	body, err := n.get("/metrics/cadvisor")
+	check(t, err)
+	n.write("cadvisor.txt", string(body))
+}
+
+// statisticsByCRI: the kubelet asks for lists.
+func statisticsByCRI(t *testing.T, n *node) {
+	n.statistics(t)
+	n.asks(t, "ListPodSandboxStats", "ListMetricDescriptors", "ListPodSandboxMetrics")
+	n.doesNotAsk(t, "Stream")
+}
+
+// statisticsInStreams: the kubelet asks for the same lists, and all others, as streams.
+func statisticsInStreams(t *testing.T, n *node) {
+	n.statistics(t)
+	n.asks(t, "StreamPodSandboxStats", "ListMetricDescriptors", "StreamPodSandboxMetrics", "StreamPodSandboxes", "StreamContainers", "StreamImages")
+	n.doesNotAsk(t, "ListPodSandboxStats", "ListContainerStats", "ListPodSandboxMetrics")
+	body, err := n.get("/metrics/cadvisor")
+	check(t, err)
+	compareMetrics(t, readFile(t, n.path("cadvisor.txt")), string(body))
+}
+
+// asks looks for calls that the kubelet has made since it was started.
+func (n *node) asks(t *testing.T, names ...string) {
+	t.Helper()
+	n.await("calls of the kubelet", func() error {
+		called := n.called(t)
+		for _, name := range names {
+			if !slices.Contains(called, name) {
+				return fmt.Errorf("it has not asked for %s", name)
+			}
+		}
+		return nil
+	})
+}
+
+// doesNotAsk looks that it has made no call whose name begins with one of these.
+func (n *node) doesNotAsk(t *testing.T, prefixes ...string) {
+	t.Helper()
+	for _, name := range n.called(t) {
+		if slices.ContainsFunc(prefixes, func(prefix string) bool { return strings.HasPrefix(name, prefix) }) {
+			t.Errorf("the kubelet has asked for %s", name)
+		}
+	}
+}
+
 // statistics asks for what the kubelet knows of a pod that is busy, of its container, and
-// of the node. Whether it has it from the runtime or from cAdvisor is its own business.
-func statistics(t *testing.T, n *node) {
+// of the node.
+func (n *node) statistics(t *testing.T) {
 	n.await("the summary", func() error {
 		var s summary
 		body, err := n.get("/stats/summary")
@@ -101,6 +160,19 @@ func (s summary) check() error {
 		return fmt.Errorf("pod busy has %d containers and %d volumes", len(busy.Containers), len(busy.Volume))
 	}
 	main := busy.Containers[0]
+	// Its limits are 50m and 64Mi.
+	for _, tt := range []struct {
+		what      string
+		got, most uint64
+	}{
+		{"the pod's CPU", busy.CPU.UsageNanoCores, 100_000_000}, {"the container's CPU", main.CPU.UsageNanoCores, 100_000_000},
+		{"the pod's memory", busy.Memory.WorkingSetBytes, 64 << 20}, {"the container's memory", main.Memory.WorkingSetBytes, 64 << 20},
+		{"the container's memory with all caches", main.Memory.UsageBytes, 64 << 20},
+	} {
+		if tt.got > tt.most {
+			return fmt.Errorf("%s is %d, more than %d", tt.what, tt.got, tt.most)
+		}
+	}
 	for _, tt := range []struct {
 		what       string
 		got, least uint64

@@ -99,6 +99,8 @@ func streams(t *testing.T, n *node) {
 			text += more
 		}
 	})
+	t.Run("attach with stdin by SPDY", func(t *testing.T) { attachSPDY(t, n) })
+	t.Run("port-forward by SPDY", func(t *testing.T) { portForwardSPDY(t, n) })
 	t.Run("port-forward", func(t *testing.T) {
 		// Both channels, data and errors, begin with the port.
 		s := n.open(t, "v4", "/portForward/default/hostport-"+nodeName+"?port=8080")

@@ -59,6 +59,16 @@ func (c container) String() string {
 func (n *node) ask(method, path string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), waitTime)
 	defer cancel()
+	body, err := n.send(ctx, method, path)
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	return io.ReadAll(body)
+}
+
+// send returns the answer's body while it comes, as long as ctx lives.
+func (n *node) send(ctx context.Context, method, path string) (io.ReadCloser, error) {
 	request, err := http.NewRequestWithContext(ctx, method, "https://127.0.0.1:10250"+path, nil)
 	if err != nil {
 		return nil, err
@@ -69,12 +79,12 @@ func (n *node) ask(method, path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer answer.Body.Close()
-	body, err := io.ReadAll(answer.Body)
-	if err == nil && answer.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s %s: %s: %s", method, path, answer.Status, body)
+	if answer.StatusCode != http.StatusOK {
+		defer answer.Body.Close()
+		text, _ := io.ReadAll(answer.Body)
+		return nil, fmt.Errorf("%s %s: %s: %s", method, path, answer.Status, text)
 	}
-	return body, err
+	return answer.Body, nil
 }
 
 func (n *node) get(path string) ([]byte, error) { return n.ask(http.MethodGet, path) }
