@@ -99,8 +99,10 @@ integration-half:
 integration-rest:
 	$(INTEGRATION) -test.skip '$(HALF)'
 
-daemons:
+race:
 	$(GO) build -race -tags '$(TAGS)' -o $(BUILD)/race/crio ./cmd/crio
+
+daemons: race
 	CGO_ENABLED=0 $(GO) build -trimpath -tags '$(TAGS) failpoints' -o $(BUILD)/failpoints/crio ./cmd/crio
 
 # The long forms of those tests that have one, and a minute of each fuzz target.
@@ -120,9 +122,8 @@ KUBELET := v1.36.3
 KUBELET_PROGRAM = $(BUILD)/kubelet/kubelet-$(KUBELET)
 test-kubelet: WANTED = $(TESTS)
 test-kubelet: deps
-	$(MAKE) all runtimes $(KUBELET_PROGRAM)
+	$(MAKE) all runtimes race $(KUBELET_PROGRAM)
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -tags '$(TAGS)' -o $(BUILD)/kubelet/guest ./test/kubelet/guest
-	$(GO) build -race -tags '$(TAGS)' -o $(BUILD)/race/crio ./cmd/crio
 	TMPDIR=/var/tmp CRIO_BUILD=$(BUILD) CRIO_KUBELET=$(KUBELET_PROGRAM) $(GO) test -race -count=1 -timeout 15m -tags '$(TAGS)' ./test/kubelet
 
 # Six minutes on two cores, once.
@@ -165,4 +166,4 @@ install: all
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all deps demo test runtimes peer bench bench-check bench-ratios unit integration integration-half integration-rest daemons torture kubelet test-kubelet test-kubelet-module lint generate install clean
+.PHONY: all deps demo test runtimes peer bench bench-check bench-ratios unit integration integration-half integration-rest race daemons torture kubelet test-kubelet test-kubelet-module lint generate install clean

@@ -30,7 +30,11 @@ func (n *node) ext4(name string, size int) (dir string) {
 		n.t.Fatal(err)
 	}
 	n.shell("truncate -s %dM %s && mkfs.ext4 -q %[2]s && mount -o loop %[2]s %s", size, dir+".img", dir)
-	n.t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	n.t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			n.t.Error(err)
+		}
+	})
 	return dir
 }
 

@@ -89,7 +89,8 @@ func (n *node) text(path string) string {
 }
 
 // noMore fails the test where the daemon takes more than it did before this many pods had
-// come and gone, and goes on to. The race detector's own memory is no measure of the daemon's. heapSlack is in bytes.
+// come and gone, and goes on to. heapSlack is in bytes. The race detector's own memory is no
+// measure of the daemon's.
 func (n *node) noMore(when string, pods, heapSlack int, before footprint) {
 	n.t.Helper()
 	var after footprint

@@ -5,18 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
-
-	"github.com/crio-minimal/crio/test/fixture"
 )
 
 const day = 24 * 60 * 60
@@ -163,57 +159,22 @@ func TestStopAcrossARestart(t *testing.T) {
 	}
 }
 
-// frozen is a file system that can be made not to answer.
-func frozen(t *testing.T, n *node) (dir string) {
-	t.Helper()
-	file := n.path("frozen.ext4")
-	n.write("frozen.ext4", "")
-	if err := os.Truncate(file, 16<<20); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := exec.Command("mkfs.ext4", "-q", file).CombinedOutput(); err != nil {
-		t.Fatalf("mkfs: %v\n%s", err, out)
-	}
-	device, err := fixture.Loop(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir = t.TempDir()
-	if err := unix.Mount(device.Name(), dir, "ext4", 0, ""); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, 0); err != nil {
-			t.Error(err)
-		}
-		device.Close()
-	})
-	return dir
-}
-
-func freeze(t *testing.T, dir, option string) {
-	t.Helper()
-	if out, err := exec.Command("fsfreeze", option, dir).CombinedOutput(); err != nil {
-		t.Fatalf("fsfreeze %s: %v\n%s", option, err, out)
-	}
-}
-
 // A process that cannot be killed, for its disk does not answer: the stop names it and
 // gives up, nobody else waits, and it can be stopped and removed when the disk is back.
 func TestStopOfAProcessThatCannotDie(t *testing.T) {
 	n, image := readyNode(t, options{env: []string{"CONTAINER_CTR_STOP_TIMEOUT=1"}})
-	dir := frozen(t, n)
+	dir := n.ext4("frozen", 16)
 	pod := n.podConfig()
 	box := n.runPod(pod)
 	config := n.containerConfig(image, shell("echo up; while true; do echo x > /data/file; sleep 0.01; done")...)
 	config.Mounts = []*cri.Mount{{ContainerPath: "/data", HostPath: dir}}
 	id := n.runContainer(box, pod, config)
 	n.awaitLog(logOf(pod, config), "up")
-	freeze(t, dir, "-f")
+	n.freeze(dir, fifreeze)
 	thawed := false
 	t.Cleanup(func() {
 		if !thawed {
-			freeze(t, dir, "-u")
+			n.freeze(dir, fithaw)
 		}
 	})
 	n.await("state D", func() error {
@@ -253,7 +214,7 @@ func TestStopOfAProcessThatCannotDie(t *testing.T) {
 		t.Errorf("20 lists took %s", took)
 	}
 	n.wantWorking(n.podConfig(), image)
-	freeze(t, dir, "-u")
+	n.freeze(dir, fithaw)
 	thawed = true
 	if _, err := n.StopContainer(n.ctx(), &cri.StopContainerRequest{ContainerId: id}); err != nil {
 		t.Errorf("stop when the disk is back: %v", err)

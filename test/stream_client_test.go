@@ -21,7 +21,8 @@ import (
 	"k8s.io/cri-streaming/pkg/streaming/portforward"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 	"k8s.io/streaming/pkg/httpstream"
-	"k8s.io/streaming/pkg/httpstream/spdy"
+
+	"github.com/crio-minimal/crio/test/fixture"
 )
 
 // client is the kubelet's end of a session, whatever the protocol.
@@ -87,21 +88,7 @@ func dialSPDY(t *testing.T, version, address string) (net.Conn, httpstream.Conne
 	t.Helper()
 	conn := dialStream(t, address)
 	u, _ := url.Parse(address)
-	fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: %s\r\nContent-Length: 0\r\n\r\n", u.Path, u.Host, version)
-	reader := bufio.NewReader(conn)
-	answer, err := http.ReadResponse(reader, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if answer.StatusCode != http.StatusSwitchingProtocols {
-		text, _ := io.ReadAll(answer.Body)
-		t.Fatalf("%s: %s: %s", address, answer.Status, text)
-	}
-	s, err := spdy.NewClientConnection(buffered{conn, reader})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return conn, s
+	return conn, fixture.UpgradeSPDY(t, conn, u.Host, u.Path, version)
 }
 
 // dialStream connects to the host of a URL.
@@ -120,14 +107,6 @@ func dialStream(t *testing.T, address string) net.Conn {
 	}
 	return conn
 }
-
-// buffered is a connection of which a part was read already.
-type buffered struct {
-	net.Conn
-	reader io.Reader
-}
-
-func (b buffered) Read(p []byte) (int, error) { return b.reader.Read(p) }
 
 // dialWebSocket makes the request; version "" asks for no protocol.
 func dialWebSocket(t *testing.T, version, address string) (net.Conn, *websocket.Conn) {

@@ -1,7 +1,6 @@
 package stream
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -21,9 +20,9 @@ import (
 	"k8s.io/cri-streaming/pkg/streaming/portforward"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 	"k8s.io/streaming/pkg/httpstream"
-	"k8s.io/streaming/pkg/httpstream/spdy"
 
 	"github.com/crio-minimal/crio/internal/stdio"
+	"github.com/crio-minimal/crio/test/fixture"
 )
 
 // node does what clients want until their sessions end.
@@ -86,25 +85,8 @@ func dial(t *testing.T, address, protocol string) (net.Conn, httpstream.Connecti
 	if err != nil {
 		t.Fatal(err)
 	}
-	fmt.Fprintf(plain, "POST %s HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: %s\r\n\r\n", u.Path, u.Host, protocol)
-	r := bufio.NewReader(plain)
-	if answer, err := http.ReadResponse(r, nil); err != nil || answer.StatusCode != http.StatusSwitchingProtocols {
-		t.Fatalf("%v, %v", answer, err)
-	}
-	conn, err := spdy.NewClientConnection(read{plain, r})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return plain, conn
+	return plain, fixture.UpgradeSPDY(t, plain, u.Host, u.Path, protocol)
 }
-
-// read is a connection of which a part was read already.
-type read struct {
-	net.Conn
-	io.Reader
-}
-
-func (r read) Read(p []byte) (int, error) { return r.Reader.Read(p) }
 
 // wantNothing waits until no goroutine of a connection is left. A client's own that waits
 // for a reply ends with a timeout of the library's.

@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -14,7 +13,8 @@ import (
 	"k8s.io/cri-streaming/pkg/streaming/portforward"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 	"k8s.io/streaming/pkg/httpstream"
-	"k8s.io/streaming/pkg/httpstream/spdy"
+
+	"github.com/crio-minimal/crio/test/fixture"
 )
 
 // openSPDY begins a session through the kubelet as kubectl does with a server that has no
@@ -25,28 +25,10 @@ func (n *node) openSPDY(t *testing.T, version, path string) httpstream.Connectio
 	conn, err := tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true})
 	check(t, err)
 	check(t, conn.SetDeadline(time.Now().Add(waitTime)))
-	_, err = fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: %s\r\nContent-Length: 0\r\n\r\n", path, address, version)
-	check(t, err)
-	reader := bufio.NewReader(conn)
-	answer, err := http.ReadResponse(reader, nil)
-	check(t, err)
-	if answer.StatusCode != http.StatusSwitchingProtocols {
-		text, _ := io.ReadAll(answer.Body)
-		t.Fatalf("%s: %s: %s", path, answer.Status, text)
-	}
-	s, err := spdy.NewClientConnection(readAhead{conn, reader})
-	check(t, err)
+	s := fixture.UpgradeSPDY(t, conn, address, path, version)
 	t.Cleanup(func() { s.Close() })
 	return s
 }
-
-// readAhead is a connection of which a part was read already.
-type readAhead struct {
-	net.Conn
-	reader io.Reader
-}
-
-func (r readAhead) Read(p []byte) (int, error) { return r.reader.Read(p) }
 
 // stream opens a stream with pairs of header and value.
 func stream(t *testing.T, conn httpstream.Connection, headers ...string) httpstream.Stream {
