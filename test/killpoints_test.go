@@ -77,13 +77,24 @@ type killed struct {
 // everybody else, and tells where it is.
 //
 // A place is passed over where it was killed in this case before, and one that names a
-// stage or writes just a file where it was in another, but not with CRIO_TORTURE.
+// stage or writes just a file where it was in another, but not with CRIO_TORTURE, which
+// takes the other OCI runtime, too.
 func TestKilledAnywhereNothingIsLostOrLeft(t *testing.T) {
+	handlers := conformHandlers[:1]
+	if os.Getenv("CRIO_TORTURE") != "" {
+		handlers = conformHandlers
+	}
+	for _, handler := range handlers {
+		t.Run(handler, func(t *testing.T) { killedWith(t, handler) })
+	}
+}
+
+func killedWith(t *testing.T, handler string) {
 	done := killed{places: map[string]bool{}}
 	t.Run("cases", func(t *testing.T) {
 		for _, c := range killCases() {
 			t.Run(c.name, func(t *testing.T) {
-				killAll(t, &c, &done)
+				killAll(t, handler, &c, &done)
 			})
 		}
 	})
@@ -97,8 +108,8 @@ func TestKilledAnywhereNothingIsLostOrLeft(t *testing.T) {
 	}
 }
 
-func killAll(t *testing.T, c *killCase, done *killed) {
-	k := newKillNode(t, c)
+func killAll(t *testing.T, handler string, c *killCase, done *killed) {
+	k := newKillNode(t, handler, c)
 	points := k.unharmed()
 	for _, p := range points {
 		once := operationKind.MatchString(p.name) || strings.HasPrefix(p.name, "file: ")
@@ -116,9 +127,9 @@ func killAll(t *testing.T, c *killCase, done *killed) {
 	done.cases++
 }
 
-func newKillNode(t *testing.T, c *killCase) *killNode {
+func newKillNode(t *testing.T, handler string, c *killCase) *killNode {
 	r := fixture.StartRegistry(t, fixture.RegistryOptions{})
-	o := conformOptions(t, "runc")
+	o := conformOptions(t, handler)
 	dir := t.TempDir()
 	o.registry, o.failpoints, o.env = r, true, append(o.env, "CRIO_FAILPOINTS="+dir)
 	if c.options != nil {
