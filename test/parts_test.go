@@ -134,6 +134,12 @@ func TestFaultyPluginInDEL(t *testing.T) {
 		n.endOrder(del)
 		n.compare(n.before) // by the retry
 	}
+	// What a plugin says in DEL is nobody's business: CNI gives it no result.
+	n.order(del, "babbles-late")
+	n.runPod(n.podConfig())
+	n.removeAll()
+	n.endOrder(del)
+	n.compare(n.before)
 	box := n.runPod(n.podConfig())
 	n.order(del, "hangs")
 	n.hangs(func(ctx context.Context) error {
@@ -141,6 +147,45 @@ func TestFaultyPluginInDEL(t *testing.T) {
 	}, "cni del")
 	n.endOrder(del)
 	n.compare(n.before) // by the call that nobody waits for any more
+}
+
+// A pod whose stop failed was told as ready although nothing of it ran any more, and
+// nobody tried again: the kubelet removes only what could be stopped.
+func TestFailedStopIsTriedAgain(t *testing.T) {
+	n, orders := pluginNode(t)
+	pod := n.podConfig()
+	box := n.runPod(pod)
+	del := filepath.Join(orders, "DEL")
+	n.order(del, "fails")
+	if _, err := n.StopPodSandbox(n.ctx(), &cri.StopPodSandboxRequest{PodSandboxId: box}); err == nil || !strings.Contains(err.Error(), "cni del") {
+		t.Errorf("stop: %v", err)
+	}
+	told := func(daemon string) {
+		t.Helper()
+		n.blocked("no luck")
+		if s := n.sandbox(box); s.GetState() != cri.PodSandboxState_SANDBOX_NOTREADY {
+			t.Errorf("%s tells of a pod that was stopped: %v", daemon, s.GetState())
+		}
+		if _, err := n.RunPodSandbox(n.ctx(), &cri.RunPodSandboxRequest{Config: pod}); status.Code(err) != codes.AlreadyExists {
+			t.Errorf("%s runs the pod that was stopped: %v", daemon, err)
+		}
+	}
+	told("the daemon")
+	n.kill()
+	n.start()
+	told("the daemon after it")
+	n.endOrder(del)
+	n.await("the end of the stop", func() error {
+		addresses, err := filepath.Glob(n.path("ipam/*/10.*"))
+		if report := n.status(); len(report.Blocked) > 0 || len(report.Operations) > 0 || len(addresses) > 0 {
+			return fmt.Errorf("blocked %+v, operations %+v, addresses %q", report.Blocked, report.Operations, addresses)
+		}
+		return err
+	})
+	if _, err := n.RemovePodSandbox(n.ctx(), &cri.RemovePodSandboxRequest{PodSandboxId: box}); err != nil {
+		t.Errorf("remove: %v", err)
+	}
+	n.before = nil // of another daemon
 }
 
 // pluginNode is a node whose bridge plugin obeys orders.

@@ -46,9 +46,9 @@ func (e *Engine) startContainer(ctx context.Context, op *operation, c *container
 	if err := e.commitContainer(c, pod.StartRequest{}); err != nil {
 		return err
 	}
-	// Whoever stops the sandbox sets the mark first and then looks for requested starts.
+	// Whoever stops the sandbox makes it not ready first and then looks for requested starts.
 	s, err := e.index.sandbox(v.SandboxID)
-	if err != nil || s.stopping.Load() || s.snapshot().Phase != pod.SandboxReady {
+	if err != nil || s.snapshot().Phase != pod.SandboxReady {
 		return errors.Join(fault.New(fault.FailedPrecondition, "sandbox %s is not ready", v.SandboxID),
 			e.commitContainer(c, pod.StartUndone{}))
 	}

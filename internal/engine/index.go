@@ -53,7 +53,7 @@ func (x *index) addContainer(c *container, recovered bool) error {
 	case recovered:
 	case !ok:
 		return fault.New(fault.NotFound, "sandbox %s does not exist", v.SandboxID)
-	case s.snapshot().Phase != pod.SandboxReady || s.stopping.Load():
+	case s.snapshot().Phase != pod.SandboxReady:
 		return fault.New(fault.FailedPrecondition, "sandbox %s is not ready", v.SandboxID)
 	}
 	x.containerByID[v.ID] = c

@@ -11,7 +11,7 @@ import (
 	"github.com/crio-minimal/crio/internal/record"
 )
 
-// retry is the one timer that tries a failed teardown again.
+// retry is the one timer that tries a failed stop or teardown again.
 type retry struct {
 	mu    sync.Mutex // held for the field alone
 	timer *time.Timer
@@ -35,7 +35,8 @@ func (r *retry) cancel() {
 	}
 }
 
-// blocked says why an object cannot be torn down, since when, and how often it was tried.
+// blocked says why an object cannot be stopped or torn down, since when, and how often it
+// was tried.
 type blocked struct {
 	err   error
 	since time.Time
@@ -56,7 +57,7 @@ type object[V any] struct {
 	retry   retry
 }
 
-// note keeps the reason of a failed teardown visible and has it tried again; a
+// note keeps the reason of a failed stop or teardown visible and has it tried again; a
 // success clears it.
 func (o *object[V]) note(err error, again func()) {
 	if err == nil {
@@ -83,8 +84,6 @@ func (o *object[V]) disconnect() {
 
 type sandbox struct {
 	object[pod.Sandbox]
-	// stopping is set before a stop lists the containers, so that none starts unseen.
-	stopping atomic.Bool
 	// paused is closed when the pause process has ended; it stays open without one.
 	paused chan struct{}
 	// over is closed when the sandbox is about to lose its network, by leave.
@@ -154,7 +153,7 @@ func (e *Engine) commitSandbox(s *sandbox, event pod.SandboxEvent, durable recor
 // keep anybody from removing what fills it.
 func sandboxFact(event pod.SandboxEvent) bool {
 	switch event.(type) {
-	case pod.SandboxStopped, pod.SandboxLost, pod.SandboxRemoval:
+	case pod.StopRequest, pod.SandboxStopped, pod.SandboxLost, pod.SandboxRemoval:
 		return true
 	}
 	return false

@@ -92,9 +92,13 @@ func ended(done <-chan struct{}) bool {
 }
 
 // recoverSandbox keeps a ready sandbox ready if its namespaces and its pause
-// process are still those of this boot. It returns what still goes on, if anything.
+// process are still those of this boot, and has the stop of one that was being stopped
+// tried again. It returns what still goes on, if anything.
 func (e *Engine) recoverSandbox(s *sandbox) *operation {
 	v := s.snapshot()
+	if v.StopRequested {
+		s.retry.after(retryFirst, func() { e.retrySandbox(s) })
+	}
 	if v.Phase != pod.SandboxReady {
 		return nil
 	}

@@ -84,7 +84,7 @@ type Report struct {
 	SubscribersDropped uint64
 }
 
-// BlockedReport is an object whose teardown failed and is being tried again.
+// BlockedReport is an object whose stop or teardown failed and is being tried again.
 type BlockedReport struct {
 	Kind, ID, Reason string
 	// Since is the age of the first failure in nanoseconds.

@@ -27,7 +27,7 @@ func (e *Engine) withNetwork(id string) (*sandbox, error) {
 	if err != nil {
 		return nil, err
 	}
-	if v := s.snapshot(); v.Phase != pod.SandboxReady || s.stopping.Load() {
+	if v := s.snapshot(); v.Phase != pod.SandboxReady {
 		return nil, fault.New(fault.FailedPrecondition, "sandbox %s is not ready: it has no network", v.ID)
 	}
 	return s, nil

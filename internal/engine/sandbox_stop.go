@@ -12,13 +12,17 @@ import (
 	"github.com/crio-minimal/crio/internal/pod"
 )
 
-// removeSandboxKind is the operation that a removal, its retries and the sweep join.
-const removeSandboxKind = "remove sandbox"
+// The operations that retries join, and the sweep.
+const (
+	stopSandboxKind   = "stop sandbox"
+	removeSandboxKind = "remove sandbox"
+)
 
 // StopSandbox ends every process of the sandbox and gives its network back. It
-// succeeds for one that is stopped or that does not exist.
+// succeeds for one that is stopped or that does not exist. What fails is tried again,
+// by the next daemon, too, until the sandbox is stopped or removed.
 func (e *Engine) StopSandbox(ctx context.Context, id string) error {
-	return e.unmake(ctx, "stop sandbox", id, e.stopSandbox)
+	return e.unmake(ctx, stopSandboxKind, id, e.stopSandbox)
 }
 
 // RemoveSandbox removes the sandbox with its containers. It succeeds for one that
@@ -48,12 +52,18 @@ func (e *Engine) inTurn(ctx context.Context, kind string, s *sandbox, do func(co
 	return err
 }
 
-func (e *Engine) stopSandbox(ctx context.Context, op *operation, s *sandbox) error {
+func (e *Engine) stopSandbox(ctx context.Context, op *operation, s *sandbox) (err error) {
 	v := s.snapshot()
 	if v.Phase == pod.SandboxRemoving || v.Phase == pod.SandboxGone {
 		return nil
 	}
-	s.stopping.Store(true)
+	defer func() { s.note(err, func() { e.retrySandbox(s) }) }()
+	op.stage("record")
+	// From here on it is not ready, whatever goes wrong: no container is made or started in
+	// it, and the client sees that it cannot be used.
+	if err := e.commitSandbox(s, pod.StopRequest{}, false); err != nil {
+		return err
+	}
 	if err := e.quietSandbox(ctx, op, s); err != nil {
 		return err
 	}

@@ -34,11 +34,15 @@ func (e *Engine) awaitContainerRemoval(ctx context.Context, c *container) error 
 	return err
 }
 
-// retrySandbox removes the sandbox once more, unless somebody did meanwhile. What goes
-// wrong is noted by the removal itself.
+// retrySandbox removes or stops the sandbox once more, unless somebody did meanwhile.
+// What goes wrong is noted by the removal or the stop itself.
 func (e *Engine) retrySandbox(s *sandbox) {
-	if s.snapshot().Phase == pod.SandboxRemoving && e.ctx.Err() == nil {
+	switch v := s.snapshot(); {
+	case e.ctx.Err() != nil:
+	case v.Phase == pod.SandboxRemoving:
 		_ = e.awaitSandboxRemoval(e.ctx, s)
+	case v.Phase == pod.SandboxNotReady && v.StopRequested:
+		_ = e.inTurn(e.ctx, stopSandboxKind, s, e.stopSandbox)
 	}
 }
 

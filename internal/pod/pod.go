@@ -24,7 +24,8 @@ const (
 	SandboxCreating SandboxPhase = "creating"
 	// SandboxReady: namespaces, network and, where one is needed, the pause process are up.
 	SandboxReady SandboxPhase = "ready"
-	// SandboxNotReady: stopped, or its namespaces are gone (reboot, pause process died).
+	// SandboxNotReady: it is stopped or being stopped, or its namespaces are gone (reboot,
+	// pause process died).
 	SandboxNotReady SandboxPhase = "notready"
 	// SandboxRemoving: teardown has begun and is the only thing that may still happen.
 	SandboxRemoving SandboxPhase = "removing"
@@ -121,6 +122,9 @@ type Sandbox struct {
 	CreatedAt int64
 	// BootID of the boot in which its namespaces were made.
 	BootID string
+	// StopRequested is set before anything of the sandbox is stopped and cleared when all
+	// of it is: whoever finds it after a crash goes on.
+	StopRequested bool
 	// Network is set before CNI ADD begins and cleared when DEL has succeeded.
 	Network *Network
 	// Cgroups are the parent directories made for this pod because nobody had made them.
@@ -161,9 +165,10 @@ func (s Sandbox) namespaces() *cri.NamespaceOption {
 	return s.Config.GetLinux().GetSecurityContext().GetNamespaceOptions()
 }
 
-// IPs of the pod, primary first; empty on the host network.
+// IPs of the pod, primary first; empty on the host network. One that is not ready has
+// none for anybody, although they may not have been given back yet.
 func (s Sandbox) IPs() []string {
-	if s.Network == nil {
+	if s.Network == nil || s.Phase != SandboxReady {
 		return nil
 	}
 	return s.Network.IPs

@@ -28,6 +28,8 @@ type (
 		Network *Network
 		Pause   *Process
 	}
+	// StopRequest is committed before a stop begins.
+	StopRequest struct{}
 	// SandboxStopped: its processes are gone and its network is given back.
 	SandboxStopped struct{}
 	// SandboxLost: its namespaces are gone without a stop; the network is still to be given back.
@@ -42,6 +44,7 @@ type (
 
 func (NetworkRequested) sandboxEvent() {}
 func (SandboxMade) sandboxEvent()      {}
+func (StopRequest) sandboxEvent()      {}
 func (SandboxStopped) sandboxEvent()   {}
 func (SandboxLost) sandboxEvent()      {}
 func (SandboxResources) sandboxEvent() {}
@@ -61,10 +64,15 @@ func (s Sandbox) Step(event SandboxEvent) (Sandbox, error) {
 			s.Phase, s.Network, s.Pause = SandboxReady, e.Network, e.Pause
 			return s, nil
 		}
-	case SandboxStopped:
+	case StopRequest:
 		if s.Phase == SandboxReady || s.Phase == SandboxNotReady {
+			s.Phase, s.StopRequested = SandboxNotReady, true
+			return s, nil
+		}
+	case SandboxStopped:
+		if s.Phase == SandboxNotReady && s.StopRequested {
 			// The addresses go too: another pod may hold them already.
-			s.Phase, s.Network, s.Pause = SandboxNotReady, nil, nil
+			s.StopRequested, s.Network, s.Pause = false, nil, nil
 			return s, nil
 		}
 	case SandboxLost:

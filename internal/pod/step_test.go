@@ -11,21 +11,30 @@ import (
 // do not list has to be refused and to leave the value as it was.
 
 func TestSandboxStepExhaustively(t *testing.T) {
-	phases := []SandboxPhase{SandboxCreating, SandboxReady, SandboxNotReady, SandboxRemoving, SandboxGone}
+	type state struct {
+		phase    SandboxPhase
+		stopping bool
+	}
+	states := []state{
+		{SandboxCreating, false}, {SandboxReady, false}, {SandboxNotReady, false}, {SandboxNotReady, true}, {SandboxRemoving, true}, {SandboxGone, true},
+	}
 	events := map[string]SandboxEvent{
-		"network": NetworkRequested{}, "made": SandboxMade{}, "stopped": SandboxStopped{}, "lost": SandboxLost{}, "resources": SandboxResources{},
+		"network": NetworkRequested{}, "made": SandboxMade{}, "stop": StopRequest{}, "stopped": SandboxStopped{},
+		"lost": SandboxLost{}, "resources": SandboxResources{},
 		"removal": SandboxRemoval{}, "removed": SandboxRemoved{},
 	}
-	legal := map[SandboxPhase]map[string]SandboxPhase{
-		SandboxCreating: {"network": SandboxCreating, "made": SandboxReady, "removal": SandboxRemoving},
-		SandboxReady:    {"stopped": SandboxNotReady, "lost": SandboxNotReady, "resources": SandboxReady, "removal": SandboxRemoving},
-		SandboxNotReady: {"stopped": SandboxNotReady, "lost": SandboxNotReady, "resources": SandboxNotReady, "removal": SandboxRemoving},
-		SandboxRemoving: {"removal": SandboxRemoving, "removed": SandboxGone},
+	creating, ready, notReady, removing, gone := string(SandboxCreating), string(SandboxReady), string(SandboxNotReady), string(SandboxRemoving), string(SandboxGone)
+	legal := map[state]map[string]string{
+		{SandboxCreating, false}: {"network": creating, "made": ready, "removal": removing},
+		{SandboxReady, false}:    {"stop": notReady, "lost": notReady, "resources": ready, "removal": removing},
+		{SandboxNotReady, false}: {"stop": notReady, "lost": notReady, "resources": notReady, "removal": removing},
+		{SandboxNotReady, true}:  {"stop": notReady, "stopped": notReady, "lost": notReady, "resources": notReady, "removal": removing},
+		{SandboxRemoving, true}:  {"removal": removing, "removed": gone},
 	}
-	for _, phase := range phases {
+	for _, s := range states {
 		for name, event := range events {
-			next, err := Sandbox{ID: "x", Phase: phase}.Step(event)
-			check(t, string(phase), name, string(legal[phase][name]), string(next.Phase), err)
+			next, err := Sandbox{ID: "x", Phase: s.phase, StopRequested: s.stopping}.Step(event)
+			check(t, string(s.phase), name, legal[s][name], string(next.Phase), err)
 		}
 	}
 }
@@ -129,8 +138,12 @@ func TestStoppedSandboxGivesUpItsAddresses(t *testing.T) {
 	if err != nil || lost.Network == nil {
 		t.Fatalf("a lost sandbox still owes a DEL: %+v, %v", lost.Network, err)
 	}
-	stopped, err := lost.Step(SandboxStopped{})
-	if err != nil || stopped.Network != nil || len(stopped.IPs()) != 0 {
+	asked, err := lost.Step(StopRequest{})
+	if err != nil || asked.Network == nil || len(asked.IPs()) != 0 {
+		t.Fatalf("a sandbox that is being stopped still owes a DEL, and has no address for anybody: %+v, %v", asked.Network, err)
+	}
+	stopped, err := asked.Step(SandboxStopped{})
+	if err != nil || stopped.StopRequested || stopped.Network != nil {
 		t.Fatalf("a stopped sandbox holds %+v, %v", stopped.Network, err)
 	}
 }

@@ -31,7 +31,7 @@ func handler() pod.Handler {
 // fullSandbox has no empty field, and texts that JSON has to escape.
 func fullSandbox() pod.Sandbox {
 	return pod.Sandbox{
-		ID: pod.NewID(), Phase: pod.SandboxReady, Handler: handler(), CreatedAt: 1<<62 + 1, BootID: "b-1",
+		ID: pod.NewID(), Phase: pod.SandboxReady, Handler: handler(), CreatedAt: 1<<62 + 1, BootID: "b-1", StopRequested: true,
 		Config: &cri.PodSandboxConfig{
 			Metadata:    &cri.PodSandboxMetadata{Name: "web", Namespace: "default", Uid: "u-1", Attempt: 4_000_000_000},
 			Hostname:    "web",
