@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -88,7 +89,7 @@ func (n *node) blocked(reason string) {
 // A CNI plugin that fails, dies, talks nonsense or hangs in ADD: the pod is refused with
 // the stage and the plugin's words, and its network is given back.
 func TestFaultyPluginInADD(t *testing.T) {
-	n, orders := pluginNode(t)
+	n, _, orders := pluginNode(t, options{})
 	add := filepath.Join(orders, "ADD")
 	for fault, reason := range map[string]string{"fails": "no luck", "refuses": "no luck in ADD", "dies": "killed", "babbles": "", "babbles-late": ""} {
 		pod := n.podConfig()
@@ -115,7 +116,7 @@ func TestFaultyPluginInADD(t *testing.T) {
 // The same in DEL: the pod stays until the plugin does its work, it is told why, and is
 // removed when it can be, without being asked again.
 func TestFaultyPluginInDEL(t *testing.T) {
-	n, orders := pluginNode(t)
+	n, _, orders := pluginNode(t, options{})
 	del := filepath.Join(orders, "DEL")
 	for fault, reason := range map[string]string{"fails": "no luck", "refuses": "no luck in DEL", "dies": "killed"} {
 		box := n.runPod(n.podConfig())
@@ -152,7 +153,7 @@ func TestFaultyPluginInDEL(t *testing.T) {
 // A pod whose stop failed was told as ready although nothing of it ran any more, and
 // nobody tried again: the kubelet removes only what could be stopped.
 func TestFailedStopIsTriedAgain(t *testing.T) {
-	n, orders := pluginNode(t)
+	n, _, orders := pluginNode(t, options{})
 	pod := n.podConfig()
 	box := n.runPod(pod)
 	del := filepath.Join(orders, "DEL")
@@ -189,8 +190,8 @@ func TestFailedStopIsTriedAgain(t *testing.T) {
 }
 
 // pluginNode is a node whose bridge plugin obeys orders.
-func pluginNode(t *testing.T) (n *node, orders string) {
-	n, _ = readyNode(t, options{})
+func pluginNode(t *testing.T, o options) (n *node, image, orders string) {
+	n, image = readyNode(t, o)
 	orders = faulty(t, n.path("bridge-or-not"), "verb=$CNI_COMMAND", "/usr/lib/cni/bridge")
 	n.reconfigure(`plugin_dirs = [`, fmt.Sprintf(`plugin_dirs = [%q, `, n.dir))
 	n.write("cni/10-bridge.conflist", strings.Replace(n.conflist(), `"type":"bridge"`, `"type":"bridge-or-not"`, 1))
@@ -199,15 +200,68 @@ func pluginNode(t *testing.T) (n *node, orders string) {
 	n.runPod(n.podConfig())
 	n.removeAll()
 	n.before = n.settled()
-	return n, orders
+	return n, image, orders
+}
+
+// runtimeVerb finds what a runtime is called for.
+const runtimeVerb = `for word; do case $word in create|start|kill|delete) verb=$word; break ;; esac; done`
+
+// A part that hangs for good: what waits for it ends by its own budget, with the stage and
+// the object in its error, and is blocked or undone. ADD and DEL have longer ones, which
+// the long form waits for.
+func TestHangsEndByTheirBudgets(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "runtime")
+	orders := faulty(t, path, runtimeVerb, `runc "$@"`)
+	n, image, plugin := pluginNode(t, options{
+		conf: fmt.Sprintf("[crio.runtime.runtimes.runc]\nruntime_path = %q\ncontainer_create_timeout = 30\n", path),
+	})
+	failed := func(words []string, err error) {
+		t.Helper()
+		for _, word := range words {
+			if err == nil || !strings.Contains(err.Error(), word) {
+				t.Errorf("no %q in: %v", word, err)
+			}
+		}
+	}
+	pod := n.podConfig()
+	id := n.create(n.runPod(pod), pod, n.containerConfig(image, "sleep", "99"))
+	pod = n.podConfig()
+	sharing(pod)
+	box := n.runPod(pod)
+	n.order(filepath.Join(orders, "create"), "hangs")
+	n.order(filepath.Join(orders, "delete"), "hangs")
+	var start sync.WaitGroup
+	start.Go(func() {
+		err := second(n.StartContainer(n.ctx(), &cri.StartContainerRequest{ContainerId: id}))
+		failed([]string{"runtime create"}, err)
+	})
+	failed([]string{"stop pause " + box, "runtime delete " + box, "deadline"}, second(n.StopPodSandbox(n.ctx(), &cri.StopPodSandboxRequest{PodSandboxId: box})))
+	n.blocked("runtime delete " + box)
+	n.endOrder(filepath.Join(orders, "delete"))
+	start.Wait()
+	n.endOrder(filepath.Join(orders, "create"))
+	n.removeAll()
+	n.compare(n.before)
+	if os.Getenv("CRIO_TORTURE") == "" {
+		return
+	}
+	n.order(filepath.Join(plugin, "ADD"), "hangs")
+	failed([]string{"cni add", "deadline"}, second(n.RunPodSandbox(n.ctx(), &cri.RunPodSandboxRequest{Config: n.podConfig()})))
+	n.compare(n.before)
+	n.endOrder(filepath.Join(plugin, "ADD"))
+	box = n.runPod(n.podConfig())
+	n.order(filepath.Join(plugin, "DEL"), "hangs")
+	failed([]string{"cni del", "deadline"}, second(n.StopPodSandbox(n.ctx(), &cri.StopPodSandboxRequest{PodSandboxId: box})))
+	n.blocked("cni del")
+	n.endOrder(filepath.Join(plugin, "DEL"))
 }
 
 // An OCI runtime that fails, dies or hangs: the container is told why it does not run, can
-// be removed, and holds up nobody. The runtime's kill is not called (internal/engine kills
-// by pidfd and cgroup), and so cannot fail.
+// be removed, and holds up nobody. The kill of a runtime is called for the handlers alone
+// that have sandboxes of their own: TestFaultyKillInASandbox.
 func TestFaultyRuntime(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "runtime")
-	orders := faulty(t, path, `for word; do case $word in create|start|delete) verb=$word; break ;; esac; done`, `runc "$@"`)
+	orders := faulty(t, path, runtimeVerb, `runc "$@"`)
 	n, image := readyNode(t, options{conf: fmt.Sprintf("[crio.runtime.runtimes.runc]\nruntime_path = %q\n", path)})
 	pod := n.podConfig()
 	box := n.runPod(pod)

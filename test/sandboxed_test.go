@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -361,6 +362,36 @@ func (n *node) killSandbox(box string) {
 }
 
 // Handlers are listed by name, sorted; one whose runtime is absent is left out.
+// A runtime whose kill fails or hangs: the container in its sandbox is stopped without it,
+// and is told why nobody saw its end.
+func TestFaultyKillInASandbox(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "runsc")
+	orders := faulty(t, path, runtimeVerb, `runsc "$@"`)
+	n, image := readyNode(t, options{
+		conf: strings.Replace(runscConf, "runtime_type", fmt.Sprintf("runtime_path = %q\nruntime_type", path), 1),
+		env:  []string{"CONTAINER_CTR_STOP_TIMEOUT=1"},
+	})
+	n.before["file run/oci/runsc"]++ // stays, as any handler's
+	order := filepath.Join(orders, "kill")
+	for fault, reason := range map[string]string{"fails": "no luck in kill", "hangs": "runtime kill"} {
+		pod := n.podConfig()
+		box := n.runSandboxed(pod)
+		id := n.runContainer(box, pod, n.containerConfig(image, "sleep", "999"))
+		n.order(order, fault)
+		if _, err := n.StopContainer(n.ctx(), &cri.StopContainerRequest{ContainerId: id}); err != nil {
+			t.Errorf("stop with a kill that %s: %v", fault, err)
+		}
+		if s := n.container(id); s.GetExitCode() != 255 || s.GetReason() != "MonitorLost" || !strings.Contains(s.GetMessage(), reason) {
+			t.Errorf("a kill that %s: %v", fault, s)
+		}
+		n.answersInTime()
+		if _, err := n.RemovePodSandbox(n.ctx(), &cri.RemovePodSandboxRequest{PodSandboxId: box}); err != nil {
+			t.Errorf("removal with a kill that %s: %v", fault, err)
+		}
+		n.endOrder(order)
+	}
+}
+
 func TestSandboxHandlerIsListed(t *testing.T) {
 	n := newNode(t, options{conf: runscConf})
 	s, err := n.Status(n.ctx(), &cri.StatusRequest{})

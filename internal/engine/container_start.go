@@ -122,6 +122,9 @@ func (e *Engine) containerEnded(c *container, x monitor.Exit, err error) {
 	if v.Phase != pod.ContainerRunning && v.Phase != pod.ContainerCreated {
 		return
 	}
+	if err != nil {
+		err = c.stop.reason(err) // that of a monitor that a stop has dismissed
+	}
 	if err := e.commitContainer(c, e.ended(v.Handler, v.CgroupParent, v.ID, x, err)); err != nil {
 		e.Log.Debug("exit of a container that is being removed", "container", v.ID, "reason", err)
 	}

@@ -23,6 +23,7 @@ type stopper struct {
 	begun    time.Time
 	deadline time.Time // zero: no stop was asked for
 	timer    *time.Timer
+	failed   error // of the last kill
 }
 
 // shorten moves the deadline to at if that is earlier. It tells whether this is the
@@ -59,6 +60,23 @@ func (s *stopper) report(id string) (r OperationReport, asked bool) {
 		r.Stage, r.InStage = "killed", killed
 	}
 	return r, !s.deadline.IsZero()
+}
+
+// killed notes what came of a kill.
+func (s *stopper) killed(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failed = err
+}
+
+// reason is err and, where a kill failed, why.
+func (s *stopper) reason(err error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.failed != nil {
+		return fmt.Errorf("%w; %w", err, s.failed)
+	}
+	return err
 }
 
 // cancel: there is nothing left to kill.
@@ -128,7 +146,8 @@ func (e *Engine) stopContainer(ctx context.Context, c *container, grace time.Dur
 		case <-ctx.Done():
 		}
 	}
-	return fmt.Errorf("stop %s: killed %s ago, but %s: %w", v.ID, e.KillWait, describe(v.Init), context.DeadlineExceeded)
+	err := fmt.Errorf("stop %s: killed %s ago, but %s: %w", v.ID, e.KillWait, describe(v.Init), context.DeadlineExceeded)
+	return c.stop.reason(err)
 }
 
 // tellTime is what a monitor may take from the end of its container's last process to
@@ -203,13 +222,14 @@ func (e *Engine) kill(c *container) {
 	// The monitor is not asked: one that hangs must not keep its container alive.
 	var err error
 	if v.Handler.Sandbox {
-		err = runtimeOf(v.Handler).Kill(ctx, v.ID, unix.SIGKILL)
+		err = e.signal(ctx, c, unix.SIGKILL) // in a part of the time, for the runtime may hang
 	} else {
 		err = sys.Signal(v.Init.Pid, v.Init.StartTicks, unix.SIGKILL)
 	}
 	if err != nil {
 		e.Log.Warn("kill", "container", v.ID, "err", err)
 	}
+	c.stop.killed(err)
 	sys.Failpoint("stop container", "first process killed")
 	_, group, err := e.groups(v.Handler, v.CgroupParent, v.ID)
 	if err == nil {

@@ -57,7 +57,10 @@ func Start(ctx context.Context, s Spec, onExit func(Exit, error)) (*Conn, Status
 		return nil, Status{}, fmt.Errorf("monitor of %s: %w", s.ID, o.err)
 	case <-ctx.Done():
 		c.Close()
-		return nil, Status{}, fmt.Errorf("monitor of %s: %w", s.ID, ctx.Err())
+		if err == nil {
+			err = errors.New("runtime create and start have not ended")
+		}
+		return nil, Status{}, fmt.Errorf("monitor of %s: %w: %w", s.ID, err, ctx.Err())
 	}
 }
 

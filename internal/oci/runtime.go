@@ -130,10 +130,11 @@ func (r Runtime) Delete(ctx context.Context, id string) error {
 		return err
 	}
 	if !r.Sandbox {
-		if _, err := run(ctx, nil, r.Path, append(r.GlobalArgs(), "delete", id)...); err == nil || ctx.Err() != nil {
-			return err
+		if _, err := run(ctx, nil, r.Path, append(r.GlobalArgs(), "delete", id)...); err == nil {
+			return nil
 		}
 	}
+	// Where the time is over it does not begin.
 	_, err := run(ctx, nil, r.Path, append(r.GlobalArgs(), "delete", "--force", id)...)
 	if err == nil || notFound(err) {
 		return nil

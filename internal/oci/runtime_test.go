@@ -67,15 +67,41 @@ func TestProbe(t *testing.T) {
 	}
 }
 
+// One that hangs is given up, and the error says in which call.
 func TestHangingRuntimeIsGivenUp(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-	defer cancel()
-	begun := time.Now()
-	if _, err := Probe(ctx, script(t, "exec sleep 60")); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("error %v", err)
+	r := Runtime{Path: script(t, "exec sleep 60"), Root: t.TempDir()}
+	if err := os.Mkdir(filepath.Join(r.Root, "known"), 0o700); err != nil {
+		t.Fatal(err)
 	}
-	if took := time.Since(begun); took > 30*time.Second {
-		t.Errorf("took %s", took)
+	for call, do := range map[string]func(context.Context) error{
+		"runtime " + r.Path:    func(ctx context.Context) error { _, err := Probe(ctx, r.Path); return err },
+		"runtime delete known": func(ctx context.Context) error { return r.Delete(ctx, "known") },
+		"runtime kill known":   func(ctx context.Context) error { return r.Kill(ctx, "known", 9) },
+		"runtime update known": func(ctx context.Context) error { return r.Update(ctx, "known", &specs.LinuxResources{}) },
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		begun := time.Now()
+		if err := do(ctx); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), call) {
+			t.Errorf("%s: error %v", call, err)
+		}
+		if took := time.Since(begun); took > 30*time.Second {
+			t.Errorf("%s took %s", call, took)
+		}
+		cancel()
+	}
+}
+
+// What a runtime says when it does not do what it is to.
+func TestFailingKillOfARuntime(t *testing.T) {
+	for text, want := range map[string]string{
+		`[ "$*" = "--root /root kill known 15" ] || exit 1`: "",
+		"echo 'no luck' >&2; exit 1":                        "runtime kill known: exit status 1: no luck",
+		"kill -9 $$":                                        "runtime kill known: signal: killed: ",
+	} {
+		err := (Runtime{Path: script(t, text), Root: "/root"}).Kill(t.Context(), "known", 15)
+		if (err == nil) != (want == "") || err != nil && err.Error() != want {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
 	}
 }
 
