@@ -325,7 +325,7 @@ func (n *node) silentMount(dir string) (end func()) {
 	n.t.Helper()
 	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err == nil {
-		err = os.Mkdir(dir, 0o755)
+		err = os.MkdirAll(dir, 0o755)
 	}
 	if err == nil {
 		err = unix.Mount("silent", dir, "fuse", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", fd))
@@ -337,20 +337,30 @@ func (n *node) silentMount(dir string) (end func()) {
 	return func() { unix.Close(fd) }
 }
 
-// A volume on a file system that never answers costs its own container alone; once it
-// fails for good the reason is told, and once it is there the container can be made.
+// A volume on a file system that never answers, before the container is made or before it
+// is started, costs its own container alone; once it fails for good the reason is told, and
+// once it is there the container can be made.
 func TestVolumeThatNeverAnswers(t *testing.T) {
 	n, image := readyNode(t, options{})
 	dir := n.path("silent")
-	end := n.silentMount(dir)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	pod := n.podConfig()
 	box := n.runPod(pod)
 	config := n.containerConfig(image, "sleep", "99")
 	config.Mounts = []*cri.Mount{{ContainerPath: "/volume", HostPath: dir}}
+	early := n.create(box, pod, config)
+	end := n.silentMount(dir)
+	n.hangs(func(ctx context.Context) error {
+		return second(n.StartContainer(ctx, &cri.StartContainerRequest{ContainerId: early}))
+	}, "monitor, runtime create and start")
+	config = n.containerConfig(image, "sleep", "99")
+	config.Mounts = []*cri.Mount{{ContainerPath: "/volume", HostPath: dir}}
 	create := func(ctx context.Context) error {
 		return second(n.CreateContainer(ctx, &cri.CreateContainerRequest{PodSandboxId: box, Config: config, SandboxConfig: pod}))
 	}
-	n.hangs(create, "inputs")
+	n.hangs(create, "host_path "+dir)
 	other := n.podConfig()
 	n.exec(n.runContainer(n.runPod(other), other, n.containerConfig(image, "sleep", "99")), "true")
 	end()
@@ -363,6 +373,9 @@ func TestVolumeThatNeverAnswers(t *testing.T) {
 		}
 		return nil
 	})
+	if s := n.exited(early); s.GetReason() != "StartError" || !strings.Contains(s.GetMessage(), dir) {
+		t.Errorf("the container whose volume has failed at its start is %v", s)
+	}
 	if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
 		t.Fatal(err)
 	}

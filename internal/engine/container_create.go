@@ -134,7 +134,7 @@ func (e *Engine) makeContainer(ctx context.Context, op *operation, box pod.Sandb
 		return v, err
 	}
 	op.stage("inputs")
-	in, err := e.inputs(ctx, box, v, img)
+	in, err := e.inputs(ctx, op, box, v, img)
 	if err != nil {
 		return v, err
 	}

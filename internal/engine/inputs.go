@@ -25,7 +25,7 @@ import (
 const maxSeccompProfile = 1 << 20
 
 // inputs looks up everything on the node that the specification depends on.
-func (e *Engine) inputs(ctx context.Context, box pod.Sandbox, v pod.Container, img image.Image) (spec.Input, error) {
+func (e *Engine) inputs(ctx context.Context, op *operation, box pod.Sandbox, v pod.Container, img image.Image) (spec.Input, error) {
 	group, err := e.Cgroups.ContainerGroup(v.CgroupParent, v.ID)
 	if err != nil {
 		return spec.Input{}, fmt.Errorf("cgroup %s: %w", v.ID, err)
@@ -58,7 +58,7 @@ func (e *Engine) inputs(ctx context.Context, box pod.Sandbox, v pod.Container, i
 	in.Files = map[string]string{
 		"/etc/resolv.conf": dir + "/resolv.conf", "/etc/hostname": dir + "/hostname", "/etc/hosts": dir + "/hosts",
 	}
-	if in.Mounts, err = e.mounts(ctx, v); err != nil {
+	if in.Mounts, err = e.mounts(ctx, op, v); err != nil {
 		return in, err
 	}
 	if err = checkPropagation(ctx, in.Mounts); err != nil {
@@ -147,8 +147,10 @@ func (e *Engine) target(v pod.Container) (pod.Container, error) {
 }
 
 // mounts resolves the host paths; images are mounted already. A stat of a file system that does not answer must
-// not hold the operation for ever, so that each runs in a goroutine of its own.
-func (e *Engine) mounts(ctx context.Context, v pod.Container) ([]spec.Mount, error) {
+// not hold the operation for ever, so that each runs in a goroutine of its own, and is a
+// stage that names the path.
+func (e *Engine) mounts(ctx context.Context, op *operation, v pod.Container) ([]spec.Mount, error) {
+	defer op.begins(op.at.Load().name)
 	var out []spec.Mount
 	for i, m := range v.Config.GetMounts() {
 		if m.GetImage() != nil {
@@ -158,6 +160,7 @@ func (e *Engine) mounts(ctx context.Context, v pod.Container) ([]spec.Mount, err
 		if !filepath.IsAbs(m.GetHostPath()) {
 			return nil, fault.New(fault.InvalidArgument, "mounts: host_path %q of %s is not absolute", m.GetHostPath(), m.GetContainerPath())
 		}
+		op.begins("host_path " + m.GetHostPath())
 		source, err := resolve(ctx, m.GetHostPath())
 		if os.IsNotExist(err) {
 			return nil, fault.New(fault.InvalidArgument, "mounts: host_path %s does not exist", m.GetHostPath())
