@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -105,6 +106,56 @@ func TestExecOfAnEndedContainerIsRefused(t *testing.T) {
 	if _, err := n.ExecSync(n.ctx(), &cri.ExecSyncRequest{ContainerId: id, Cmd: []string{"true"}}); status.Code(err) != codes.FailedPrecondition {
 		t.Errorf("%v", err)
 	}
+}
+
+// A container that does not run yet, and one that is frozen: the command is refused or
+// given up at its time, and works when the container does.
+func TestExecBeforeTheStartAndInAFrozenContainer(t *testing.T) {
+	n, image := readyNode(t, options{})
+	pod := n.podConfig()
+	id := n.create(n.runPod(pod), pod, n.containerConfig(image, "sleep", "99"))
+	command := &cri.ExecSyncRequest{ContainerId: id, Cmd: []string{"true"}, Timeout: 1}
+	if _, err := n.ExecSync(n.ctx(), command); status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("before the start: %v", err)
+	}
+	n.startContainer(id)
+	file, frozen, thawed := n.freezer(id)
+	n.order(file, frozen)
+	begun := time.Now()
+	if _, err := n.ExecSync(n.ctx(), command); err == nil {
+		t.Error("a command ran in a frozen container")
+	}
+	if took := time.Since(begun); took > waitTime {
+		t.Errorf("in a frozen container it took %s", took)
+	}
+	n.answersInTime()
+	n.order(file, thawed)
+	n.exec(id, "true")
+	if out := string(n.exec(id, "ps").GetStdout()); strings.Contains(out, "true") {
+		t.Errorf("the command of the frozen container is left:\n%s", out)
+	}
+}
+
+// freezer is the file that freezes the container's cgroup, with what it takes (cgroup-v2.rst,
+// freezer-subsystem.rst).
+func (n *node) freezer(id string) (file, frozen, thawed string) {
+	n.t.Helper()
+	inv := inventory{}
+	n.cgroups(inv)
+	for name := range inv {
+		dir := strings.TrimPrefix(name, "cgroup ")
+		if !strings.Contains(filepath.Base(dir), id) || strings.Contains(dir, "conmon") {
+			continue
+		}
+		if _, err := os.Stat(dir + "/freezer.state"); err == nil {
+			return dir + "/freezer.state", "FROZEN", "THAWED"
+		}
+		if _, err := os.Stat(dir + "/cgroup.freeze"); err == nil {
+			return dir + "/cgroup.freeze", "1", "0"
+		}
+	}
+	n.t.Fatalf("container %s has no cgroup that can be frozen", id)
+	return "", "", ""
 }
 
 // A command that a killed daemon had under way is ended by the next one.

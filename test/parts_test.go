@@ -19,8 +19,10 @@ import (
 )
 
 // faultyScript stands for a program, and does for a verb what the file of its name says.
+// It notes each call in "calls", for a CNI plugin with the pod.
 const faultyScript = `#!/bin/sh
 %[2]s
+echo "$verb $CNI_CONTAINERID" >>%[1]s/calls
 case $(cat %[1]s/$verb 2>/dev/null) in
 fails) echo "no luck in $verb" >&2; exit 1 ;;
 refuses) echo '{"cniVersion":"1.0.0","code":99,"msg":"no luck in '$verb'"}'; exit 1 ;;

@@ -99,9 +99,9 @@ func (n *node) wantWorking(config *cri.PodSandboxConfig, image string) {
 }
 
 // A reboot in the middle of everything: nothing runs, all of it is told, all of it can be
-// removed, the addresses too, and the image works.
+// removed, the addresses too, once, and the image works.
 func TestReboot(t *testing.T) {
-	n, image := readyNode(t, options{})
+	n, image, orders := pluginNode(t, options{})
 	config := n.podConfig()
 	box := n.runPod(config)
 	running := n.runContainer(box, config, n.containerConfig(image, "sleep", "999"))
@@ -138,6 +138,16 @@ func TestReboot(t *testing.T) {
 	n.wantWorking(again, image)
 	if report := n.status(); len(report.Quarantined)+len(report.Blocked) > 0 {
 		t.Errorf("status: %+v", report)
+	}
+	n.removeAll()
+	calls, err := os.ReadFile(filepath.Join(orders, "calls"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{box, sharingBox, stoppedBox} {
+		if count := strings.Count(string(calls), "DEL "+id+"\n"); count != 1 {
+			t.Errorf("CNI DEL was called %d times for pod %s", count, id)
+		}
 	}
 }
 

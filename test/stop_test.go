@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -72,12 +73,32 @@ func TestStopOfADayHoldsUpNobody(t *testing.T) {
 		}
 		return nil
 	})
-	timed("status", func() error {
-		if s := n.container(id); s.GetState() != cri.ContainerState_CONTAINER_RUNNING {
-			return fmt.Errorf("%v", s)
+	n.answersInTime()
+	for what, call := range map[string]func() error{
+		"status": func() error {
+			if s := n.container(id); s.GetState() != cri.ContainerState_CONTAINER_RUNNING {
+				return fmt.Errorf("%v", s)
+			}
+			return nil
+		},
+		"stats": func() error { return second(n.ContainerStats(n.ctx(), &cri.ContainerStatsRequest{ContainerId: id})) },
+		"list of stats": func() error {
+			return second(n.ListContainerStats(n.ctx(), &cri.ListContainerStatsRequest{}))
+		},
+	} {
+		var took []time.Duration
+		for range 9 {
+			begun := time.Now()
+			if err := call(); err != nil {
+				t.Errorf("%s: %v", what, err)
+			}
+			took = append(took, time.Since(begun))
 		}
-		return nil
-	})
+		slices.Sort(took)
+		if median := took[len(took)/2]; median > 100*time.Millisecond {
+			t.Errorf("%s takes %s", what, median)
+		}
+	}
 	timed("log", func() error {
 		if err := os.Rename(log, log+".1"); err != nil {
 			return err

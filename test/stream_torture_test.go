@@ -63,6 +63,7 @@ func TestSessionsLeaveNothing(t *testing.T) {
 			n.compare(n.before)
 		}},
 		{"daemon SIGTERM", func() {}, func(b *batch) { restart(); n.compare(b.before) }},
+		{"daemon SIGKILL", func() {}, func(b *batch) { n.kill(); n.start(); n.compare(b.before) }},
 		{"server close", func() { n.env = append(n.env, "CONTAINER_STREAM_IDLE_TIMEOUT=5s"); restart() }, func(b *batch) { n.compare(b.before) }},
 	} {
 		ending.begin()

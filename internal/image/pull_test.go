@@ -3,6 +3,7 @@ package image
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -197,6 +198,7 @@ func TestTransientErrorsAreRetriedOthersNot(t *testing.T) {
 	}{
 		{"twice 503", http.StatusServiceUnavailable, 2, 3, nil},
 		{"always 500", http.StatusInternalServerError, 99, 3, ErrUnavailable},
+		{"once too many requests", http.StatusTooManyRequests, 1, 2, nil},
 		{"not found", http.StatusNotFound, 99, 1, ErrNotFound},
 		{"forbidden", http.StatusForbidden, 99, 1, ErrUnauthorized},
 	} {
@@ -251,27 +253,68 @@ func TestCutDownloadIsResumed(t *testing.T) {
 	}
 }
 
+// A registry that stops in the middle of a blob, or does not even begin to answer.
 func TestStalledDownloadEnds(t *testing.T) {
 	r := fixture.StartRegistry(t, fixture.RegistryOptions{})
 	img := fixture.BuildImage(t, fixture.ImageSpec{Layers: [][]fixture.File{{{Path: "big", Data: noise(1<<20, 2)}}}})
 	r.Push(t, "a", "v1", img)
 	blob := digest.FromBytes(img.Layers[0]).String()
+	for name, stall := range map[string]struct {
+		of  string
+		how func(http.ResponseWriter, <-chan struct{})
+	}{
+		"in a blob":             {blob, func(w http.ResponseWriter, end <-chan struct{}) { cut(t, w, img.Layers[0], 1000, end) }},
+		"before a blob":         {blob, func(_ http.ResponseWriter, end <-chan struct{}) { <-end }},
+		"before the manifest":   {"/manifests/v1", func(_ http.ResponseWriter, end <-chan struct{}) { <-end }},
+		"before the first word": {"/v2/", func(_ http.ResponseWriter, end <-chan struct{}) { <-end }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p, o := startProxy(t, r, func(w http.ResponseWriter, req *http.Request, _ int) bool {
+				if !strings.HasSuffix(req.URL.Path, stall.of) {
+					return false
+				}
+				stall.how(w, req.Context().Done())
+				return true
+			})
+			o.StallTimeout = 700 * time.Millisecond
+			s := open(t, o)
+			begun := time.Now()
+			_, err := s.Pull(t.Context(), p.host+"/a:v1", Credential{}, Platform{})
+			if !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "no byte moved") {
+				t.Errorf("error %v", err)
+			}
+			if took := time.Since(begun); took < o.StallTimeout || took > 20*o.StallTimeout {
+				t.Errorf("ended after %s with a limit of %s", took, o.StallTimeout)
+			}
+		})
+	}
+}
+
+// A registry sends its clients to signed URLs, which are as good as a password for a while.
+func TestSignedURLIsNotTold(t *testing.T) {
+	const canary = "canary-of-the-signature"
+	r := fixture.StartRegistry(t, fixture.RegistryOptions{})
+	img := small(t, "x")
+	r.Push(t, "a", "v1", img)
 	p, o := startProxy(t, r, func(w http.ResponseWriter, req *http.Request, _ int) bool {
-		if !strings.HasSuffix(req.URL.Path, blob) {
+		switch {
+		case strings.Contains(req.URL.Path, "/blobs/"):
+			http.Redirect(w, req, "/signed?X-Amz-Signature="+canary, http.StatusTemporaryRedirect)
+		case req.URL.Path == "/signed":
+			panic(http.ErrAbortHandler)
+		default:
 			return false
 		}
-		cut(t, w, img.Layers[0], 1000, req.Context().Done())
 		return true
 	})
-	o.StallTimeout = 700 * time.Millisecond
-	s := open(t, o)
-	begun := time.Now()
-	_, err := s.Pull(t.Context(), p.host+"/a:v1", Credential{}, Platform{})
-	if !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "no byte moved") {
-		t.Errorf("error %v", err)
+	var log logBuffer
+	o.Log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	_, err := open(t, o).Pull(t.Context(), p.host+"/a:v1", Credential{}, Platform{})
+	if p.requests("/signed") == 0 || err == nil || !strings.Contains(err.Error(), "/signed") {
+		t.Fatalf("it did not fail at the URL: %v", err)
 	}
-	if took := time.Since(begun); took < o.StallTimeout || took > 20*o.StallTimeout {
-		t.Errorf("ended after %s with a limit of %s", took, o.StallTimeout)
+	if strings.Contains(err.Error(), canary) || strings.Contains(log.String(), canary) {
+		t.Errorf("the signature is told: %v\n%s", err, log.String())
 	}
 }
 
