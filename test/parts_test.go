@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -209,53 +208,54 @@ func pluginNode(t *testing.T, o options) (n *node, image, orders string) {
 const runtimeVerb = `for word; do case $word in create|start|kill|delete) verb=$word; break ;; esac; done`
 
 // A part that hangs for good: what waits for it ends by its own budget, with the stage and
-// the object in its error, and is blocked or undone. ADD and DEL have longer ones, which
-// the long form waits for.
+// the object in its error, and is blocked or undone. Those of the runtime's create and of
+// CNI are longer, and in the long form.
 func TestHangsEndByTheirBudgets(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "runtime")
 	orders := faulty(t, path, runtimeVerb, `runc "$@"`)
 	n, image, plugin := pluginNode(t, options{
 		conf: fmt.Sprintf("[crio.runtime.runtimes.runc]\nruntime_path = %q\ncontainer_create_timeout = 30\n", path),
 	})
-	failed := func(words []string, err error) {
+	failed := func(err error, words ...string) {
 		t.Helper()
-		for _, word := range words {
+		for _, word := range append(words, "deadline") {
 			if err == nil || !strings.Contains(err.Error(), word) {
 				t.Errorf("no %q in: %v", word, err)
 			}
 		}
 	}
+	stop := func(box string) error {
+		return second(n.StopPodSandbox(n.ctx(), &cri.StopPodSandboxRequest{PodSandboxId: box}))
+	}
+	remove, create := filepath.Join(orders, "delete"), filepath.Join(orders, "create")
+	add, del := filepath.Join(plugin, "ADD"), filepath.Join(plugin, "DEL")
+
 	pod := n.podConfig()
-	id := n.create(n.runPod(pod), pod, n.containerConfig(image, "sleep", "99"))
-	pod = n.podConfig()
 	sharing(pod)
 	box := n.runPod(pod)
-	n.order(filepath.Join(orders, "create"), "hangs")
-	n.order(filepath.Join(orders, "delete"), "hangs")
-	var start sync.WaitGroup
-	start.Go(func() {
-		err := second(n.StartContainer(n.ctx(), &cri.StartContainerRequest{ContainerId: id}))
-		failed([]string{"runtime create"}, err)
-	})
-	failed([]string{"stop pause " + box, "runtime delete " + box, "deadline"}, second(n.StopPodSandbox(n.ctx(), &cri.StopPodSandboxRequest{PodSandboxId: box})))
+	n.order(remove, "hangs")
+	failed(stop(box), "stop pause "+box, "runtime delete "+box)
 	n.blocked("runtime delete " + box)
-	n.endOrder(filepath.Join(orders, "delete"))
-	start.Wait()
-	n.endOrder(filepath.Join(orders, "create"))
-	n.removeAll()
-	n.compare(n.before)
+	n.endOrder(remove)
 	if os.Getenv("CRIO_TORTURE") == "" {
 		return
 	}
-	n.order(filepath.Join(plugin, "ADD"), "hangs")
-	failed([]string{"cni add", "deadline"}, second(n.RunPodSandbox(n.ctx(), &cri.RunPodSandboxRequest{Config: n.podConfig()})))
+	pod = n.podConfig()
+	id := n.create(n.runPod(pod), pod, n.containerConfig(image, "sleep", "99"))
+	n.order(create, "hangs")
+	failed(second(n.StartContainer(n.ctx(), &cri.StartContainerRequest{ContainerId: id})), "start "+id, "runtime create and start")
+	n.endOrder(create)
+	n.removeAll()
 	n.compare(n.before)
-	n.endOrder(filepath.Join(plugin, "ADD"))
+	n.order(add, "hangs")
+	failed(second(n.RunPodSandbox(n.ctx(), &cri.RunPodSandboxRequest{Config: n.podConfig()})), "cni add")
+	n.compare(n.before)
+	n.endOrder(add)
 	box = n.runPod(n.podConfig())
-	n.order(filepath.Join(plugin, "DEL"), "hangs")
-	failed([]string{"cni del", "deadline"}, second(n.StopPodSandbox(n.ctx(), &cri.StopPodSandboxRequest{PodSandboxId: box})))
-	n.blocked("cni del")
-	n.endOrder(filepath.Join(plugin, "DEL"))
+	n.order(del, "hangs")
+	failed(stop(box), "cni del "+box)
+	n.blocked("cni del " + box)
+	n.endOrder(del)
 }
 
 // An OCI runtime that fails, dies or hangs: the container is told why it does not run, can

@@ -15,6 +15,8 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/crio-minimal/crio/test/fixture"
 )
 
 // kill -9 of the daemon changes nothing for a pod: not what is told of it, not its
@@ -197,6 +199,52 @@ func (n *node) again(what string, call func() error) {
 func TestKilledAtRandomNothingIsLeft(t *testing.T) {
 	n, image := readyNode(t, options{})
 	n.killedAtRandom(func() { n.churn(image) })
+}
+
+// Clients pull and remove images that share a layer while the daemon is killed: each image
+// that is listed works, each can be pulled again, and no layer is left.
+func TestKilledAmongPullsAndRemovals(t *testing.T) {
+	r := fixture.StartRegistry(t, fixture.RegistryOptions{})
+	n, image := readyNode(t, options{registry: r})
+	var refs []string
+	for _, name := range []string{"one", "two", "three", "four"} {
+		refs = append(refs, r.Push(t, name, "v1", summed(t, name, 2)))
+	}
+	rounds := 2
+	if os.Getenv("CRIO_TORTURE") != "" {
+		rounds = 100
+	}
+	for range rounds {
+		var wait sync.WaitGroup
+		for range 8 {
+			wait.Go(func() {
+				for range 3 {
+					ref := &cri.ImageSpec{Image: refs[rand.IntN(len(refs))]}
+					_, _ = n.images.PullImage(n.ctx(), &cri.PullImageRequest{Image: ref}) // the daemon is killed
+					_, _ = n.images.RemoveImage(n.ctx(), &cri.RemoveImageRequest{Image: ref})
+				}
+			})
+		}
+		time.Sleep(time.Duration(50+rand.IntN(700)) * time.Millisecond)
+		n.kill()
+		wait.Wait()
+		n.start()
+		list, err := n.images.ListImages(n.ctx(), &cri.ListImagesRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, i := range list.GetImages() {
+			n.wantWorking(n.podConfig(), i.GetId())
+		}
+		n.removeAll()
+	}
+	for _, ref := range refs {
+		id := n.pull(ref)
+		n.wantWorking(n.podConfig(), id)
+		n.removeAll()
+		n.dropImages(id)
+	}
+	n.wantWorking(n.podConfig(), image)
 }
 
 // killedAtRandom kills the daemon while four clients work, eight times, and wants nothing
