@@ -20,6 +20,11 @@ func (e *Engine) UpdateSandbox(id string, overhead, resources *cri.LinuxContaine
 	if err := e.checkPodResources(overhead, resources); err != nil {
 		return fault.As(fault.InvalidArgument, err)
 	}
+	_, done, err := e.session("update sandbox", s.snapshot().ID)
+	if err != nil {
+		return err
+	}
+	defer done()
 	return s.queue.wait(func() error {
 		v := s.snapshot()
 		event := pod.SandboxResources{Overhead: v.Overhead, Resources: v.Resources}
