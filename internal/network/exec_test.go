@@ -232,7 +232,7 @@ func TestHangingPluginIsKilled(t *testing.T) {
 			case <-time.After(20 * time.Second):
 				t.Fatal("the call does not end with its context")
 			}
-			if !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
+			if verb != "STATUS" && !errors.Is(err, context.Canceled) {
 				t.Errorf("got %v", err)
 			}
 			for _, word := range []string{"scripted", "bin/script", "killed"} {

@@ -111,7 +111,11 @@ func (n *Network) answer(l *loaded, last *status) *status {
 		next.ready = next.at
 		return next
 	}
-	next.err = fmt.Errorf("network %s (%s) says it is not ready: %w", l.list.Name, l.file, inTime(ctx, err))
+	if ctx.Err() != nil {
+		// Not the context's error: no caller's deadline has passed.
+		err = fmt.Errorf("no answer within %s: %w", statusTime, err)
+	}
+	next.err = fmt.Errorf("network %s (%s) says it is not ready: %w", l.list.Name, l.file, err)
 	if last == nil || last.err == nil {
 		n.Log.Warn("the network's STATUS", "err", next.err)
 	}
