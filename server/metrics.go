@@ -36,7 +36,8 @@ func writeOperations(w io.Writer, operations []engine.OperationReport) error {
 	count, longest := map[string]int{}, map[string]time.Duration{}
 	label := strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)
 	for _, op := range operations {
-		name := fmt.Sprintf(`{kind="%s",stage="%s"}`, label.Replace(op.Kind), label.Replace(op.Stage))
+		kind, _, _ := strings.Cut(op.Kind, " to {") // what an update changes is no label
+		name := fmt.Sprintf(`{kind="%s",stage="%s"}`, label.Replace(kind), label.Replace(op.Stage))
 		if count[name]++; count[name] == 1 {
 			names = append(names, name)
 		}
