@@ -25,7 +25,7 @@ import (
 type killCase struct {
 	name string
 	// options change the node's.
-	options func(*testing.T, *options)
+	options func(t *testing.T, handler string, o *options)
 	// prepare makes what the request needs, anew for each kill.
 	prepare func(*killNode) killRequest
 	// fails is a word of the error that the request always ends with; "" is success.
@@ -133,7 +133,7 @@ func newKillNode(t *testing.T, handler string, c *killCase) *killNode {
 	dir := t.TempDir()
 	o.registry, o.failpoints, o.env = r, true, append(o.env, "CRIO_FAILPOINTS="+dir)
 	if c.options != nil {
-		c.options(t, &o)
+		c.options(t, handler, &o)
 	}
 	n, image := readyNode(t, o)
 	k := &killNode{node: n, killCase: c, image: image, registry: r, dir: dir}
