@@ -68,7 +68,7 @@ func (n *node) hangs(call func(context.Context) error, stages ...string) {
 	}
 	n.answersInTime()
 	for _, op := range n.status().Operations {
-		if slices.Contains(stages, op.Stage) {
+		if slices.Contains(stages, strings.TrimSpace(op.Stage+" "+op.On)) {
 			return
 		}
 	}
@@ -362,7 +362,7 @@ func TestVolumeThatNeverAnswers(t *testing.T) {
 	create := func(ctx context.Context) error {
 		return second(n.CreateContainer(ctx, &cri.CreateContainerRequest{PodSandboxId: box, Config: config, SandboxConfig: pod}))
 	}
-	n.hangs(create, "host_path "+dir)
+	n.hangs(create, "inputs "+dir)
 	other := n.podConfig()
 	n.exec(n.runContainer(n.runPod(other), other, n.containerConfig(image, "sleep", "99")), "true")
 	end()

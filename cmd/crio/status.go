@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -18,7 +19,7 @@ import (
 	"github.com/crio-minimal/crio/server"
 )
 
-// statusTime bounds the daemon's answer, which waits for nothing but a plugin's STATUS.
+// statusTime bounds the daemon's answer, which waits for nothing but the plugins' first STATUS.
 const statusTime = 10 * time.Second
 
 func statusCommand() *cli.Command {
@@ -97,7 +98,7 @@ func printStatus(out io.Writer, r server.StatusReport) error {
 	}
 	for _, o := range r.Operations {
 		fmt.Fprintf(w, "operation\t%s of %s: stage %s for %s, in all %s\n",
-			o.Kind, o.Object, o.Stage, o.InStage.Round(time.Millisecond), o.Age.Round(time.Millisecond))
+			o.Kind, o.Object, strings.TrimSpace(o.Stage+" "+o.On), o.InStage.Round(time.Millisecond), o.Age.Round(time.Millisecond))
 	}
 	for _, b := range r.Blocked {
 		fmt.Fprintf(w, "blocked\t%s %s: tried %d times in %s, tries again: %s\n", b.Kind, b.ID, b.Tries, b.Since.Round(time.Second), b.Reason)

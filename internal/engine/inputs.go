@@ -147,10 +147,9 @@ func (e *Engine) target(v pod.Container) (pod.Container, error) {
 }
 
 // mounts resolves the host paths; images are mounted already. A stat of a file system that does not answer must
-// not hold the operation for ever, so that each runs in a goroutine of its own, and is a
-// stage that names the path.
+// not hold the operation for ever, so that each runs in a goroutine of its own, and the
+// operation names the path meanwhile.
 func (e *Engine) mounts(ctx context.Context, op *operation, v pod.Container) ([]spec.Mount, error) {
-	defer op.begins(op.at.Load().name)
 	var out []spec.Mount
 	for i, m := range v.Config.GetMounts() {
 		if m.GetImage() != nil {
@@ -160,7 +159,7 @@ func (e *Engine) mounts(ctx context.Context, op *operation, v pod.Container) ([]
 		if !filepath.IsAbs(m.GetHostPath()) {
 			return nil, fault.New(fault.InvalidArgument, "mounts: host_path %q of %s is not absolute", m.GetHostPath(), m.GetContainerPath())
 		}
-		op.begins("host_path " + m.GetHostPath())
+		op.beginsOn("inputs", m.GetHostPath())
 		source, err := resolve(ctx, m.GetHostPath())
 		if os.IsNotExist(err) {
 			return nil, fault.New(fault.InvalidArgument, "mounts: host_path %s does not exist", m.GetHostPath())
@@ -173,6 +172,7 @@ func (e *Engine) mounts(ctx context.Context, op *operation, v pod.Container) ([]
 		}
 		out = append(out, spec.Mount{Mount: m, Source: source})
 	}
+	op.begins("inputs")
 	return out, nil
 }
 

@@ -1,10 +1,9 @@
 package engine
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,9 +25,13 @@ type operation struct {
 }
 
 type stage struct {
-	name  string
+	name string
+	// on is what it waits for, where that may be anything: a path of the node.
+	on    string
 	since time.Time
 }
+
+func (s *stage) String() string { return strings.TrimSpace(s.name + " " + s.on) }
 
 // stage names what the operation is doing from now on.
 func (op *operation) stage(name string) {
@@ -36,7 +39,11 @@ func (op *operation) stage(name string) {
 	sys.Failpoint(op.kind, name)
 }
 
-func (op *operation) begins(name string) { op.at.Store(&stage{name: name, since: time.Now()}) }
+func (op *operation) begins(name string) { op.beginsOn(name, "") }
+
+func (op *operation) beginsOn(name, on string) {
+	op.at.Store(&stage{name: name, on: on, since: time.Now()})
+}
 
 // wait returns the result, or an error that names the stage when ctx ends first.
 // The operation goes on.
@@ -47,7 +54,7 @@ func (op *operation) wait(ctx context.Context) (string, error) {
 	case <-ctx.Done():
 		at := op.at.Load()
 		return "", fmt.Errorf("%s of %s is still in stage %s for %s: %w",
-			op.kind, op.object, at.name, time.Since(at.since).Round(time.Millisecond), ctx.Err())
+			op.kind, op.object, at, time.Since(at.since).Round(time.Millisecond), ctx.Err())
 	}
 }
 
@@ -81,7 +88,7 @@ func (e *Engine) join(key opKey, budget time.Duration, work func(context.Context
 		defer cancel()
 		op.id, op.err = work(ctx, op)
 		if op.err != nil && ctx.Err() != nil {
-			op.err = fmt.Errorf("stage %s: %w", op.at.Load().name, op.err)
+			op.err = fmt.Errorf("stage %s: %w", op.at.Load(), op.err)
 		}
 		ops.end(name, op)
 	})
@@ -106,18 +113,18 @@ func (e *Engine) watch(key opKey, work func(context.Context)) *operation {
 
 // session makes what a client holds open visible, without a deadline of its own: it ends
 // with the client. Whoever gets done calls it at the end.
-func (e *Engine) session(kind, object string) (done func(), err error) {
+func (e *Engine) session(kind, object string) (op *operation, done func(), err error) {
 	ops := &e.ops
 	ops.mu.Lock()
 	defer ops.mu.Unlock()
 	if ops.closed {
-		return nil, errEnding
+		return nil, nil, errEnding
 	}
 	// Each is one of its own.
 	name := kind + "\x00" + pod.NewID()
-	op := ops.begin(name, opKey{kind, object})
+	op = ops.begin(name, opKey{kind, object})
 	op.begins("open")
-	return func() { ops.end(name, op) }, nil
+	return op, func() { ops.end(name, op) }, nil
 }
 
 // begin needs ops.mu.
@@ -150,6 +157,8 @@ func (e *Engine) run(ctx context.Context, key opKey, budget time.Duration, work 
 // OperationReport is one running operation for crio status.
 type OperationReport struct {
 	Kind, Object, Stage string
+	// On is what the stage waits for, where that may be anything: a path of the node.
+	On string
 	// Age and InStage are in nanoseconds.
 	Age, InStage time.Duration
 }
@@ -161,10 +170,9 @@ func (ops *operations) report() []OperationReport {
 	for _, op := range ops.byKey {
 		at := op.at.Load()
 		all = append(all, OperationReport{
-			Kind: op.kind, Object: op.object, Stage: at.name,
+			Kind: op.kind, Object: op.object, Stage: at.name, On: at.on,
 			Age: time.Since(op.started), InStage: time.Since(at.since),
 		})
 	}
-	slices.SortFunc(all, func(a, b OperationReport) int { return cmp.Compare(b.Age, a.Age) })
 	return all
 }

@@ -71,7 +71,9 @@ type Report struct {
 	Sandboxes  map[pod.SandboxPhase]int
 	Containers map[pod.ContainerPhase]int
 	// Objects are all of them, each sandbox before its containers, the newest first.
-	Objects     []ObjectReport
+	Objects []ObjectReport
+	// Operations are what requests have begun, those of images and what clients hold open
+	// with them, the oldest first.
 	Operations  []OperationReport
 	Blocked     []BlockedReport
 	Quarantined []QuarantineReport
@@ -140,6 +142,12 @@ func (e *Engine) Report() Report {
 			Phase: string(v.Phase), Age: time.Since(time.Unix(0, v.CreatedAt)),
 		})
 	}
+	for _, op := range e.Images.Operations() {
+		r.Operations = append(r.Operations, OperationReport{
+			Kind: op.Kind, Object: op.Object, Stage: op.Stage, Age: op.Age, InStage: op.InStage,
+		})
+	}
+	slices.SortFunc(r.Operations, func(a, b OperationReport) int { return cmp.Compare(b.Age, a.Age) })
 	r.order(boxes, containers)
 	r.quarantine(e.quarantined, e.Images.Damaged())
 	return r
