@@ -25,6 +25,9 @@ type operation struct {
 	err error
 }
 
+// idleOperation is for work that nobody waits for or looks at.
+func idleOperation() *operation { return &operation{} }
+
 type stage struct {
 	name  string
 	since time.Time
