@@ -246,7 +246,7 @@ func (k *killNode) look(p killPoint) {
 	k.t.Errorf("crio status does not tell that %s is in the stage %q: %+v", kind, stage, k.status().Operations)
 }
 
-var operationKind = regexp.MustCompile(`^(run|stop|remove) sandbox|^(create|start|remove|update) container`)
+var operationKind = regexp.MustCompile(`^(run|stop|remove) sandbox|^(create|start|remove|update) container|^remove orphan`)
 
 // answersInTime: List takes less than 5 ms and Status less than 100, whatever hangs. A slow
 // machine may take a few tries.
