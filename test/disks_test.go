@@ -60,6 +60,19 @@ func (n *node) freeze(dir string, request uint) {
 	}
 }
 
+// shutDown has every request to the file system fail from now on.
+func (n *node) shutDown(dir string) {
+	n.t.Helper()
+	d, err := os.Open(dir)
+	if err == nil {
+		defer d.Close()
+		err = unix.IoctlSetPointerInt(int(d.Fd()), ext4Shutdown, 2) // without writing the journal
+	}
+	if err != nil {
+		n.t.Fatalf("shut the file system down: %v", err)
+	}
+}
+
 // moveTo has the daemon keep one of its directories on another disk.
 func (n *node) moveTo(dir, key, name string) {
 	n.t.Helper()
@@ -160,14 +173,7 @@ func TestFailingStateDisk(t *testing.T) {
 	id := n.runContainer(box, pod, config)
 	n.awaitLog(logOf(pod, config), "ready")
 	unix.Sync()
-	d, err := os.Open(dir)
-	if err == nil {
-		err = unix.IoctlSetPointerInt(int(d.Fd()), ext4Shutdown, 2) // without writing the journal
-		d.Close()
-	}
-	if err != nil {
-		t.Fatalf("shut the file system down: %v", err)
-	}
+	n.shutDown(dir)
 	n.refusedFor("input/output error")
 	n.exec(id, "true")
 	if err := second(n.StopContainer(n.ctx(), &cri.StopContainerRequest{ContainerId: id, Timeout: 10})); err != nil {
@@ -266,6 +272,40 @@ func TestReadOnlyImageStore(t *testing.T) {
 		return nil
 	})
 	n.dropImages(n.pull(ref))
+}
+
+// An image store that fails: the same, until the disk is back.
+func TestFailingImageStore(t *testing.T) {
+	r := fixture.StartRegistry(t, fixture.RegistryOptions{})
+	n, image := readyNode(t, options{registry: r})
+	ref := r.Push(t, "late", "v1", n.dataImage("data"))
+	n.stop()
+	dir := n.ext4("failing", 64)
+	n.shell("cp -a %s %s/storage", n.path("storage"), dir)
+	n.start()
+	n.moveTo(dir, "root", "storage")
+	pod := n.podConfig()
+	box := n.runPod(pod)
+	n.runContainer(box, pod, n.containerConfig(image, "sleep", "99"))
+	unix.Sync()
+	n.shutDown(dir)
+	n.pullFails(ref, "input/output error")
+	err := second(n.CreateContainer(n.ctx(), &cri.CreateContainerRequest{PodSandboxId: box, Config: n.containerConfig(image, "true"), SandboxConfig: pod}))
+	if err == nil || !strings.Contains(err.Error(), "input/output error") || status.Code(err) == codes.InvalidArgument {
+		t.Errorf("create: %v", err)
+	}
+	n.answersInTime()
+	if err := second(n.StopPodSandbox(n.ctx(), &cri.StopPodSandboxRequest{PodSandboxId: box})); err != nil {
+		t.Errorf("stop: %v", err)
+	}
+	if err := second(n.RemovePodSandbox(n.ctx(), &cri.RemovePodSandboxRequest{PodSandboxId: box})); err == nil || !strings.Contains(err.Error(), "input/output error") {
+		t.Errorf("remove: %v", err)
+	}
+	n.kill()
+	n.shell("umount -R %[1]s && mount -o loop %[1]s.img %[1]s", dir)
+	n.start()
+	n.compare(n.before) // by the sweep
+	n.stop()
 }
 
 // An image store without space: a pull and a container are refused and leave nothing,
