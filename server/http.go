@@ -1,9 +1,6 @@
 package server
 
 import (
-	"context"
-	"fmt"
-	"io"
 	"net/http"
 	"runtime"
 	"runtime/debug"
@@ -56,15 +53,15 @@ func (s *Server) debugStatus(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Query().Get("gc") == "1" {
 		debug.FreeOSMemory()
 	}
-	s.writeJSON(w, s.Report(r.Context()))
+	s.writeJSON(w, s.Report())
 }
 
-// Report waits for nothing but a plugin's STATUS, and not long for that.
-func (s *Server) Report(ctx context.Context) StatusReport {
+// Report waits for nothing but the plugins' first STATUS, and not long for that.
+func (s *Server) Report() StatusReport {
 	report := StatusReport{
 		Report: s.engine.Report(), Uptime: time.Since(s.started), Goroutines: runtime.NumGoroutine(), Heap: liveHeap(), Network: "ready",
 	}
-	if err := s.networks.Ready(ctx); err != nil {
+	if err := s.networks.Answer(); err != nil {
 		report.Network = err.Error()
 	}
 	return report
@@ -83,22 +80,4 @@ func liveHeap() uint64 {
 	sample := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
 	metrics.Read(sample)
 	return sample[0].Value.Uint64()
-}
-
-// writeMetrics writes Prometheus' text format 0.0.4.
-func writeMetrics(w io.Writer, r engine.Report) error {
-	_, err := fmt.Fprintf(w, `# HELP crio_container_log_dropped_bytes_total Output of ended containers that their log did not take.
-# TYPE crio_container_log_dropped_bytes_total counter
-crio_container_log_dropped_bytes_total %d
-# HELP crio_teardowns_blocked Objects whose removal fails and is tried again.
-# TYPE crio_teardowns_blocked gauge
-crio_teardowns_blocked %d
-# HELP crio_event_subscribers Clients that get the events of containers.
-# TYPE crio_event_subscribers gauge
-crio_event_subscribers %d
-# HELP crio_event_subscribers_dropped_total Clients that did not read their events in time.
-# TYPE crio_event_subscribers_dropped_total counter
-crio_event_subscribers_dropped_total %d
-`, r.LogDropped, len(r.Blocked), r.Subscribers, r.SubscribersDropped)
-	return err
 }

@@ -8,8 +8,8 @@ import (
 
 // UpdatePodSandboxResources notes what the kubelet has done to the pod's cgroup; the
 // verbose PodSandboxStatus tells it.
-func (s *Server) UpdatePodSandboxResources(_ context.Context, r *cri.UpdatePodSandboxResourcesRequest) (*cri.UpdatePodSandboxResourcesResponse, error) {
-	if err := s.engine.UpdateSandbox(r.GetPodSandboxId(), r.GetOverhead(), r.GetResources()); err != nil {
+func (s *Server) UpdatePodSandboxResources(ctx context.Context, r *cri.UpdatePodSandboxResourcesRequest) (*cri.UpdatePodSandboxResourcesResponse, error) {
+	if err := s.engine.UpdateSandbox(ctx, r.GetPodSandboxId(), r.GetOverhead(), r.GetResources()); err != nil {
 		return nil, err
 	}
 	return &cri.UpdatePodSandboxResourcesResponse{}, nil

@@ -13,13 +13,13 @@ import (
 // Status reports whether pods can be run. Handlers are sorted, the default one
 // first under its empty name: a changing order would make the kubelet write its
 // node object at every look.
-func (s *Server) Status(ctx context.Context, r *cri.StatusRequest) (*cri.StatusResponse, error) {
+func (s *Server) Status(_ context.Context, r *cri.StatusRequest) (*cri.StatusResponse, error) {
 	runtime := &cri.RuntimeCondition{Type: cri.RuntimeReady, Status: true}
 	network := &cri.RuntimeCondition{Type: cri.NetworkReady, Status: true}
 	if err := s.engine.Ready(); err != nil {
 		runtime.Status, runtime.Reason, runtime.Message = false, "RuntimeNotReady", err.Error()
 	}
-	if err := s.networks.Ready(ctx); err != nil {
+	if err := s.networks.Ready(); err != nil {
 		network.Status, network.Reason, network.Message = false, "NetworkPluginNotReady", err.Error()
 	}
 	answer := &cri.StatusResponse{

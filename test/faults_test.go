@@ -129,6 +129,7 @@ func TestRestartWaitsForAMonitorThatDoesNotAnswer(t *testing.T) {
 	if s := n.container(id); s.GetState() != cri.ContainerState_CONTAINER_RUNNING {
 		t.Errorf("while the monitor is stopped: %v", s)
 	}
+	n.answersInTime()
 	if waits := n.operations("reach monitor"); len(waits) != 1 {
 		t.Errorf("operations: %+v", n.status().Operations)
 	}
@@ -236,6 +237,7 @@ func TestFullStateDiskKeepsNothingFromBeingRemoved(t *testing.T) {
 	}
 	n.kill()
 	n.start()
+	n.answersInTime()
 	if _, err := n.RemoveContainer(n.ctx(), &cri.RemoveContainerRequest{ContainerId: id}); err != nil {
 		t.Errorf("remove container: %v", err)
 	}
@@ -326,6 +328,7 @@ func TestHangingMonitorDoesNotKeepItsContainer(t *testing.T) {
 	for _, remove := range []bool{false, true} {
 		id := n.runContainer(box, pod, n.containerConfig(image, "sleep", "99"))
 		signal(t, n.monitorOf(id), syscall.SIGSTOP)
+		n.answersInTime()
 		if remove {
 			if _, err := n.RemoveContainer(n.ctx(), &cri.RemoveContainerRequest{ContainerId: id}); err != nil {
 				t.Errorf("remove: %v", err)
@@ -357,6 +360,7 @@ func TestFullLogDiskIsCounted(t *testing.T) {
 	if s := n.exited(id); s.GetExitCode() != 42 {
 		t.Errorf("status: %v", s)
 	}
+	n.answersInTime()
 	text := n.get("/metrics")
 	var dropped int
 	_, rest, _ := strings.Cut(string(text), "\ncrio_container_log_dropped_bytes_total ")

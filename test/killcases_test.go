@@ -202,9 +202,9 @@ func killedProcesses() []killCase {
 	failures := "" // a file of those to come
 	return []killCase{
 		{name: "update container", prepare: update},
-		{name: "update container that fails", fails: "half an update", options: func(t *testing.T, o *options) {
-			o.conf, failures = failingUpdate(t, runtimePath(t, "runc"))
-			o.conf = fmt.Sprintf("[crio.runtime.runtimes.runc]\nruntime_path = %q\n", o.conf)
+		{name: "update container that fails", fails: "half an update", options: func(t *testing.T, handler string, o *options) {
+			o.conf, failures = failingUpdate(t, runtimePath(t, handler))
+			o.conf = fmt.Sprintf("[crio.runtime.runtimes.%s]\nruntime_path = %q\n", handler, o.conf)
 		}, prepare: func(k *killNode) killRequest {
 			r := update(k)
 			do := r.do

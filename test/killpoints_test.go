@@ -25,7 +25,7 @@ import (
 type killCase struct {
 	name string
 	// options change the node's.
-	options func(*testing.T, *options)
+	options func(t *testing.T, handler string, o *options)
 	// prepare makes what the request needs, anew for each kill.
 	prepare func(*killNode) killRequest
 	// fails is a word of the error that the request always ends with; "" is success.
@@ -51,6 +51,8 @@ type killNode struct {
 	registry    *fixture.Registry
 	// dir is where the daemon tells of its failpoints (internal/sys/failpoint_on.go).
 	dir string
+	// places are what failpoints returns.
+	places map[string]bool
 	// bystander is a container of another pod, which runs all the time, and its pod.
 	bystander, bystanderBox string
 	// rest is the node between the cases, reference what it has after the request when
@@ -58,10 +60,12 @@ type killNode struct {
 	rest, reference inventory
 }
 
-// killPoint is the nth time that one place in the source was reached.
+// killPoint is the nth time that one place in the source was reached. At a stage an
+// operation begins it.
 type killPoint struct {
 	name, place string
 	nth         int
+	stage       bool
 }
 
 // killed are the places at which a daemon was killed.
@@ -101,7 +105,7 @@ func killedWith(t *testing.T, handler string) {
 	if done.cases < len(killCases()) || t.Failed() {
 		return // somebody asked for some of them alone
 	}
-	for _, place := range failpoints(t) {
+	for place := range failpoints(t) {
 		if !done.places[place] {
 			t.Errorf("no case kills the daemon at %s", place)
 		}
@@ -112,7 +116,7 @@ func killAll(t *testing.T, handler string, c *killCase, done *killed) {
 	k := newKillNode(t, handler, c)
 	points := k.unharmed()
 	for _, p := range points {
-		once := operationKind.MatchString(p.name) || strings.HasPrefix(p.name, "file: ")
+		once := p.stage || strings.HasPrefix(p.name, "file: ")
 		if os.Getenv("CRIO_TORTURE") == "" && done.places[p.place] && once {
 			continue
 		}
@@ -133,10 +137,10 @@ func newKillNode(t *testing.T, handler string, c *killCase) *killNode {
 	dir := t.TempDir()
 	o.registry, o.failpoints, o.env = r, true, append(o.env, "CRIO_FAILPOINTS="+dir)
 	if c.options != nil {
-		c.options(t, &o)
+		c.options(t, handler, &o)
 	}
 	n, image := readyNode(t, o)
-	k := &killNode{node: n, killCase: c, image: image, registry: r, dir: dir}
+	k := &killNode{node: n, killCase: c, image: image, registry: r, dir: dir, places: failpoints(t)}
 	k.data = n.pull(r.Push(t, "data", "v1", n.dataImage("")))
 	n.before = n.settled()
 	pod := n.podConfig()
@@ -181,7 +185,7 @@ func (k *killNode) killAt(p killPoint) {
 	}
 	writer := k.held(p)
 	if r.do != nil {
-		k.look(p)
+		k.look(p, answered)
 	}
 	k.kill()
 	k.release(writer)
@@ -227,53 +231,25 @@ func (k *killNode) held(p killPoint) *os.File {
 	return os.NewFile(uintptr(fd), fifo)
 }
 
-// look asks a daemon that is held for what everybody asks all the time, and for the
-// operation that hangs, if it is one: where it is not one, the caller knows.
-func (k *killNode) look(p killPoint) {
+// look asks a daemon that is held for what everybody asks all the time, and what it is
+// doing: as long as the caller waits some operation has to say so, and at the beginning of
+// a stage which one.
+func (k *killNode) look(p killPoint, answered <-chan error) {
 	k.t.Helper()
 	k.answersInTime()
-	kind, stage, _ := strings.Cut(p.name, ": ")
-	if !strings.HasPrefix(p.place, "internal/engine/") || !operationKind.MatchString(kind) {
-		return
+	if len(answered) > 0 && !p.stage {
+		return // what comes after the answer
 	}
+	kind, stage, _ := strings.Cut(p.name, ": ")
 	// The containers of a pod are removed side by side, by one operation.
 	shared := kind == "remove sandbox" && !strings.Contains(p.place, "/sandbox_")
-	for _, op := range k.status().Operations {
-		if op.Kind == kind && (shared || op.Stage == stage) {
+	ops := k.status().Operations
+	for _, op := range ops {
+		if p.stage && op.Kind == kind && (shared || op.Stage == stage) || !p.stage && op.Kind != "reach monitor" {
 			return
 		}
 	}
-	k.t.Errorf("crio status does not tell that %s is in the stage %q: %+v", kind, stage, k.status().Operations)
-}
-
-var operationKind = regexp.MustCompile(`^(run|stop|remove) sandbox|^(create|start|remove|update) container|^remove orphan`)
-
-// answersInTime: List takes less than 5 ms and Status less than 100, whatever hangs. A slow
-// machine may take a few tries.
-func (n *node) answersInTime() {
-	n.t.Helper()
-	for what, call := range map[string]func() error{
-		"list of containers": func() error { return second(n.ListContainers(n.ctx(), &cri.ListContainersRequest{})) },
-		"list of pods":       func() error { return second(n.ListPodSandbox(n.ctx(), &cri.ListPodSandboxRequest{})) },
-		"status":             func() error { return second(n.Status(n.ctx(), &cri.StatusRequest{})) },
-	} {
-		most, took := 5*time.Millisecond, time.Hour
-		if what == "status" {
-			most = 100 * time.Millisecond
-		}
-		for range 20 {
-			begun := time.Now()
-			if err := call(); err != nil {
-				n.t.Errorf("%s: %v", what, err)
-			}
-			if took = min(took, time.Since(begun)); took < most {
-				break
-			}
-		}
-		if took >= most {
-			n.t.Errorf("a %s takes %s", what, took)
-		}
-	}
+	k.t.Errorf("crio status does not tell of %s: %+v", p.name, ops)
 }
 
 // check makes the request, and looks at what came of it.
@@ -368,7 +344,7 @@ func (k *killNode) trace() []killPoint {
 		count[name]++
 		if where := name + place; !seen[where] || os.Getenv("CRIO_TORTURE") != "" {
 			seen[where] = true
-			points = append(points, killPoint{name, place, count[name]})
+			points = append(points, killPoint{name, place, count[name], k.places[place]})
 		}
 	}
 	if len(points) == 0 {
@@ -408,10 +384,11 @@ func replacements() []replacement {
 	}
 }
 
-// failpoints are all that the source has, as "file:line" from the root of the repository.
-func failpoints(t *testing.T) []string {
+// failpoints are all that the source has, as "file:line" from the root of the repository,
+// and whether each is the beginning of a stage.
+func failpoints(t *testing.T) map[string]bool {
 	t.Helper()
-	var places []string
+	places := map[string]bool{}
 	for _, path := range sources(t, ".go") {
 		if strings.HasSuffix(path, "_test.go") || !strings.HasPrefix(path, "../internal/") {
 			continue
@@ -422,11 +399,11 @@ func failpoints(t *testing.T) []string {
 			t.Fatal(err)
 		}
 		ast.Inspect(file, func(n ast.Node) bool {
-			call, ok := n.(*ast.CallExpr)
-			if !ok || !isFailpoint(call) {
-				return true
+			if call, ok := n.(*ast.CallExpr); ok {
+				if name := failpoint(call); name != "" {
+					places[fmt.Sprintf("%s:%d", strings.TrimPrefix(path, "../"), set.Position(call.Pos()).Line)] = name == "stage"
+				}
 			}
-			places = append(places, fmt.Sprintf("%s:%d", strings.TrimPrefix(path, "../"), set.Position(call.Pos()).Line))
 			return true
 		})
 	}
@@ -436,10 +413,9 @@ func failpoints(t *testing.T) []string {
 	return places
 }
 
-// isFailpoint: a call of sys.Failpoint or of an operation's stage, with the moment as it
-// is written in the source.
-func isFailpoint(call *ast.CallExpr) bool {
-	name := ""
+// failpoint is the name of the function in a call of sys.Failpoint or of an operation's
+// stage, with the moment as it is written in the source; "" for others.
+func failpoint(call *ast.CallExpr) (name string) {
 	switch f := call.Fun.(type) {
 	case *ast.Ident:
 		name = f.Name
@@ -447,10 +423,12 @@ func isFailpoint(call *ast.CallExpr) bool {
 		name = f.Sel.Name
 	}
 	if name != "Failpoint" && name != "stage" || len(call.Args) == 0 {
-		return false
+		return ""
 	}
-	_, written := call.Args[len(call.Args)-1].(*ast.BasicLit)
-	return written
+	if _, written := call.Args[len(call.Args)-1].(*ast.BasicLit); !written {
+		return ""
+	}
+	return name
 }
 
 // What is made for tests alone is in no binary that is shipped.

@@ -119,8 +119,8 @@ func registerOfNodes() []proof {
 		{"20.4", "an older daemon on newer records", []string{"TestUnknownFieldsSurvive"}, "nothing was released so far"},
 		{"21.1", "layers of the configuration", []string{"TestLaterLayersWin", "TestConfigMergesFilesVariablesAndFlags"}, "there is no reload"},
 		{"21.2", "every key has an effect", []string{"TestFieldsHaveUniqueFlagsAndDocs", "TestNoKeyIsBothServedAndNot"}, "the keys that a test of the daemon uses; the others are printed and parsed"},
-		{"22.1", "network configurations that come and go", []string{"TestNetworkConfigurationComesAndGoes", "TestChooseWhileFilesChange", "TestStatus"}, ""},
-		{"22.2", "every stall is told with its stage", []string{"TestKilledAnywhereNothingIsLostOrLeft", "TestHangingPluginIsNamedAndHoldsUpNobody"}, ""},
+		{"22.1", "network configurations that come and go, and plugins that flap", []string{"TestNetworkConfigurationComesAndGoes", "TestChooseWhileFilesChange", "TestStatus", "TestPluginsThatFlapAreGivenTime"}, "a minute is given to plugins that say they are not ready; a missing configuration or plugin is told at once, for no pod can be attached"},
+		{"22.2", "every stall is told with its stage", []string{"TestKilledAnywhereNothingIsLostOrLeft", "TestHangingPluginIsNamedAndHoldsUpNobody", "TestStalledPullAndCommandAreTold"}, ""},
 		{"22.3", "a checkpoint is an image", []string{"TestCVE_2024_8676_ACheckpointIsAnImage"}, ""},
 	}
 }

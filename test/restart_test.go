@@ -266,6 +266,7 @@ func TestLostMonitorIsTold(t *testing.T) {
 		if restart {
 			n.start()
 		}
+		n.answersInTime()
 		if s := n.exited(id); s.GetExitCode() != 255 || s.GetReason() != "MonitorLost" {
 			t.Errorf("%s: %v", name, s)
 		}

@@ -72,11 +72,13 @@ func TestStopOfADayHoldsUpNobody(t *testing.T) {
 		}
 		return nil
 	})
-	timed("status", func() error {
-		if s := n.container(id); s.GetState() != cri.ContainerState_CONTAINER_RUNNING {
+	n.answersInTime()
+	n.inTime("status of it", statusTime, func() error {
+		a, err := n.ContainerStatus(n.ctx(), &cri.ContainerStatusRequest{ContainerId: id})
+		if s := a.GetStatus(); err == nil && s.GetState() != cri.ContainerState_CONTAINER_RUNNING {
 			return fmt.Errorf("%v", s)
 		}
-		return nil
+		return err
 	})
 	timed("log", func() error {
 		if err := os.Rename(log, log+".1"); err != nil {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/crio-minimal/crio/internal/cgroup"
@@ -165,8 +166,23 @@ func (p *parts) close(log *slog.Logger) {
 	}
 }
 
-func openParts(ctx context.Context, cfg *config.Config, layout pod.Layout, log *slog.Logger) (*parts, error) {
+// openParts loads the store while the runtimes answer what they can: both take their time.
+func openParts(ctx context.Context, cfg *config.Config, layout pod.Layout, log *slog.Logger) (_ *parts, err error) {
+	var images *image.Store
+	var opening errgroup.Group
+	opening.Go(func() (err error) {
+		if images, err = image.Open(imageOptions(cfg, log)); err != nil {
+			err = fmt.Errorf("storage: %w", err)
+		}
+		return err
+	})
 	settings, err := engineSettings(ctx, cfg, layout, log)
+	err = errors.Join(err, opening.Wait())
+	defer func() {
+		if err != nil && images != nil {
+			err = errors.Join(err, images.Close(ctx))
+		}
+	}()
 	if err != nil {
 		return nil, err
 	}
@@ -182,17 +198,13 @@ func openParts(ctx context.Context, cfg *config.Config, layout pod.Layout, log *
 	if err != nil {
 		return nil, fmt.Errorf("crio.runtime.selinux: %w", err)
 	}
-	images, err := image.Open(imageOptions(cfg, log))
-	if err != nil {
-		return nil, fmt.Errorf("storage: %w", err)
-	}
 	p := &parts{images: images, networks: network.New(networkOptions(cfg, log))}
 	layers := rootfs.New(images.Storage(), layout.State)
 	p.engine, err = engine.New(settings, engine.Drivers{
 		Images: images, Layers: layers, Networks: p.networks, Cgroups: cgroups, Labels: labels, Log: log,
 	}, bootID)
 	if err != nil {
-		return nil, errors.Join(err, images.Close(ctx))
+		return nil, err
 	}
 	p.stats = stats.New(stats.Options{
 		Layout: layout, Cgroups: cgroups, Layers: layers, Storage: images.Storage().GraphRoot(),

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -46,10 +45,8 @@ func (d *dumper) close() {
 
 func (d *dumper) dump() {
 	var text bytes.Buffer
-	ctx, cancel := context.WithTimeout(context.Background(), statusTime)
-	defer cancel()
 	if s := d.server.Load(); s != nil {
-		if err := printStatus(&text, s.Report(ctx)); err != nil {
+		if err := printStatus(&text, s.Report()); err != nil {
 			d.log.Warn("SIGUSR1", "err", err)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -55,8 +56,8 @@ func engineSettings(ctx context.Context, cfg *config.Config, layout pod.Layout, 
 		KillWait: time.Duration(r.CtrStopTimeout) * time.Second, LogSizeMax: r.LogSizeMax, DefaultSysctls: r.DefaultSysctls,
 		CDI: cdi.Registry{Dirs: r.CDISpecDirs}, ServesCAdvisor: strings.HasSuffix(cfg.API.Listen, cadvisorSocket),
 	}
-	for name, h := range r.Runtimes {
-		handler, err := probeHandler(ctx, cfg, layout, name, h)
+	for name, probe := range probeHandlers(ctx, cfg, layout) {
+		handler, err := probe.handler, probe.err
 		if err != nil {
 			// Its pods are refused by name; the others must not suffer.
 			if name == r.DefaultRuntime {
@@ -77,6 +78,25 @@ func engineSettings(ctx context.Context, cfg *config.Config, layout pod.Layout, 
 		s.Node.AppArmorProfile, err = appArmorProfile(ctx, r.ApparmorProfile, log)
 	}
 	return s, err
+}
+
+// probed is a handler with what its runtime has told, or why it told nothing.
+type probed struct {
+	handler engine.Handler
+	err     error
+}
+
+// probeHandlers asks all runtimes at once.
+func probeHandlers(ctx context.Context, cfg *config.Config, layout pod.Layout) map[string]*probed {
+	all := make(map[string]*probed, len(cfg.Runtime.Runtimes))
+	var probes sync.WaitGroup
+	for name, h := range cfg.Runtime.Runtimes {
+		p := &probed{}
+		all[name] = p
+		probes.Go(func() { p.handler, p.err = probeHandler(ctx, cfg, layout, name, h) })
+	}
+	probes.Wait()
+	return all
 }
 
 func probeHandler(ctx context.Context, cfg *config.Config, layout pod.Layout, name string, h config.RuntimeHandler) (engine.Handler, error) {

@@ -18,7 +18,7 @@ import (
 	"github.com/crio-minimal/crio/server"
 )
 
-// statusTime bounds the daemon's answer, which waits for nothing but a plugin's STATUS.
+// statusTime bounds the daemon's answer, which waits for nothing but the plugins' first STATUS.
 const statusTime = 10 * time.Second
 
 func statusCommand() *cli.Command {

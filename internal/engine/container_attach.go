@@ -54,7 +54,7 @@ func (e *Engine) Attach(ctx context.Context, id string, s stdio.Streams) error {
 		return err
 	}
 	v, conn := c.snapshot(), c.conn.Load()
-	done, err := e.session("attach", v.ID)
+	_, done, err := e.session("attach", v.ID)
 	if err != nil {
 		return err
 	}

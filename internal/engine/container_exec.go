@@ -19,7 +19,6 @@ import (
 	"github.com/crio-minimal/crio/internal/oci"
 	"github.com/crio-minimal/crio/internal/pod"
 	"github.com/crio-minimal/crio/internal/stdio"
-	"github.com/crio-minimal/crio/internal/sys"
 )
 
 // execPrefix begins the names of the cgroups of commands, and of the marks that say
@@ -60,11 +59,6 @@ func (e *Engine) Exec(ctx context.Context, id string, args []string, streams std
 	if err != nil {
 		return 0, err
 	}
-	done, err := e.session("exec", c.snapshot().ID)
-	if err != nil {
-		return 0, err
-	}
-	defer done()
 	err = e.inContainer(ctx, c, s, args, func(r oci.Runtime, command oci.Exec) (err error) {
 		command.Process.Terminal = streams.TTY
 		code, err = r.Exec(ctx, command, streams)
@@ -88,12 +82,17 @@ func (e *Engine) running(id string) (*container, *sandbox, error) {
 }
 
 // inContainer prepares a command, has do run it, and ends what is left of it when do
-// has failed.
+// has failed. It is a session of the client's.
 func (e *Engine) inContainer(ctx context.Context, c *container, s *sandbox, args []string, do func(oci.Runtime, oci.Exec) error) error {
 	if len(args) == 0 {
 		return fault.New(fault.InvalidArgument, "cmd is empty")
 	}
 	v := c.snapshot()
+	op, done, err := e.session("exec", v.ID)
+	if err != nil {
+		return err
+	}
+	defer done()
 	process, err := e.execProcess(v, args)
 	if err != nil {
 		return fmt.Errorf("exec %s: %w", v.ID, err)
@@ -107,6 +106,7 @@ func (e *Engine) inContainer(ctx context.Context, c *container, s *sandbox, args
 		ID: v.ID, Process: process, Reaper: e.configured(v.Handler).Monitor, PidFile: mark + ".pid",
 	}
 	if v.Handler.Sandbox {
+		op.begins("command")
 		return e.inSandbox(ctx, v, command, do)
 	}
 	_, group, err := e.groups(v.Handler, v.CgroupParent, v.ID)
@@ -118,15 +118,15 @@ func (e *Engine) inContainer(ctx context.Context, c *container, s *sandbox, args
 		return fmt.Errorf("exec %s: %w", v.ID, err)
 	}
 	defer os.Remove(mark)
-	sys.Failpoint("exec", "marked")
+	op.stage("cgroup")
 	sub := e.execGroup(v.Handler, group, name)
 	if err := sub.Create(); err != nil {
 		return fmt.Errorf("exec %s: cgroup: %w", v.ID, err)
 	}
 	command.CgroupArgs = sub.ExecArgs()
-	sys.Failpoint("exec", "cgroup made")
+	op.stage("command")
 	err = do(runtimeOf(v.Handler), command)
-	sys.Failpoint("exec", "command ended")
+	op.stage("clean-up")
 	return e.endExec(ctx, sub, err)
 }
 

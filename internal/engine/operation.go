@@ -1,10 +1,8 @@
 package engine
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -109,18 +107,18 @@ func (e *Engine) watch(key opKey, work func(context.Context)) *operation {
 
 // session makes what a client holds open visible, without a deadline of its own: it ends
 // with the client. Whoever gets done calls it at the end.
-func (e *Engine) session(kind, object string) (done func(), err error) {
+func (e *Engine) session(kind, object string) (op *operation, done func(), err error) {
 	ops := &e.ops
 	ops.mu.Lock()
 	defer ops.mu.Unlock()
 	if ops.closed {
-		return nil, errEnding
+		return nil, nil, errEnding
 	}
 	// Each is one of its own.
 	name := kind + "\x00" + pod.NewID()
-	op := ops.begin(name, opKey{kind, object})
+	op = ops.begin(name, opKey{kind, object})
 	op.begins("open")
-	return func() { ops.end(name, op) }, nil
+	return op, func() { ops.end(name, op) }, nil
 }
 
 // begin needs ops.mu.
@@ -168,6 +166,5 @@ func (ops *operations) report() []OperationReport {
 			Age: time.Since(op.started), InStage: time.Since(at.since),
 		})
 	}
-	slices.SortFunc(all, func(a, b OperationReport) int { return cmp.Compare(b.Age, a.Age) })
 	return all
 }

@@ -71,7 +71,9 @@ type Report struct {
 	Sandboxes  map[pod.SandboxPhase]int
 	Containers map[pod.ContainerPhase]int
 	// Objects are all of them, each sandbox before its containers, the newest first.
-	Objects     []ObjectReport
+	Objects []ObjectReport
+	// Operations are what requests have begun, those of images and what clients hold open
+	// with them, the oldest first.
 	Operations  []OperationReport
 	Blocked     []BlockedReport
 	Quarantined []QuarantineReport
@@ -145,6 +147,10 @@ func (e *Engine) Report() Report {
 		o := found.(*orphan)
 		r.block("orphan", o.id, o.blocked.Load())
 	}
+	for _, op := range e.Images.Operations() {
+		r.Operations = append(r.Operations, OperationReport(op))
+	}
+	slices.SortFunc(r.Operations, func(a, b OperationReport) int { return cmp.Compare(b.Age, a.Age) })
 	r.order(boxes, containers)
 	r.quarantine(e.quarantined, e.Images.Damaged())
 	return r

@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/crio-minimal/crio/internal/fault"
@@ -55,7 +56,8 @@ func (e *Engine) RunSandbox(ctx context.Context, config *cri.PodSandboxConfig, h
 func (e *Engine) runSandbox(ctx context.Context, op *operation, v pod.Sandbox) (string, error) {
 	if !v.HostNetwork() {
 		// Fail fast: the kubelet retries, and a wait here would only hide the reason.
-		if err := e.Networks.Ready(ctx); err != nil {
+		op.begins("cni status")
+		if err := e.Networks.Check(ctx); err != nil {
 			return "", fault.New(fault.Unavailable, "network is not ready: %w", err)
 		}
 	}
@@ -137,16 +139,23 @@ func (e *Engine) makeSandbox(ctx context.Context, op *operation, s *sandbox) err
 		Net: private.Net, IPC: private.IPC, UTS: private.UTS, Users: v.Users(), Holder: e.Pause,
 		Hostname: v.Config.GetHostname(), Sysctls: sysctls,
 	}
-	if err := netns.Create(ctx, e.Layout.NamespaceDir(v.ID), kinds); err != nil {
-		if err = fmt.Errorf("namespaces %s: %w", v.ID, err); errors.Is(err, netns.ErrSysctl) {
-			return fault.As(fault.InvalidArgument, err)
-		}
-		return err
+	// The record of the network reaches the disk while the kernel makes the namespaces.
+	attachment := e.requestNetwork(ctx, s)
+	err = netns.Create(ctx, e.Layout.NamespaceDir(v.ID), kinds)
+	if errors.Is(err, netns.ErrSysctl) {
+		err = fault.As(fault.InvalidArgument, err)
+	}
+	requested, requestErr := attachment()
+	if err != nil {
+		return fmt.Errorf("namespaces %s: %w", v.ID, err)
+	}
+	if requestErr != nil {
+		return requestErr
 	}
 	var made pod.SandboxMade
 	if !v.HostNetwork() {
 		op.stage("cni add")
-		if made.Network, err = e.addNetwork(ctx, s); err != nil {
+		if made.Network, err = e.addNetwork(ctx, v, requested); err != nil {
 			return err
 		}
 	}
@@ -171,26 +180,36 @@ func (e *Engine) makeSandbox(ctx context.Context, op *operation, s *sandbox) err
 	}
 }
 
-// addNetwork records what ADD will be called with, durably, since IPAM's own files
-// survive a power cut, and then calls it.
-func (e *Engine) addNetwork(ctx context.Context, s *sandbox) (*pod.Network, error) {
-	v := s.snapshot()
-	attachment, err := e.Networks.Choose(ctx)
-	if err != nil {
-		return nil, fault.New(fault.Unavailable, "network is not ready: %w", err)
+// requestNetwork begins to record what ADD will be called with, durably, since IPAM's own
+// files survive a power cut. The function that it returns, which has to be called, waits for
+// the end.
+func (e *Engine) requestNetwork(ctx context.Context, s *sandbox) func() (network.Attachment, error) {
+	var chosen network.Attachment
+	var recording errgroup.Group
+	recording.Go(func() (err error) {
+		if s.snapshot().HostNetwork() {
+			return nil
+		}
+		if chosen, err = e.Networks.Choose(ctx); err != nil {
+			return fault.New(fault.Unavailable, "network is not ready: %w", err)
+		}
+		return e.commitSandbox(s, pod.NetworkRequested{Network: pod.Network{Name: chosen.Network, Config: chosen.Config}}, true)
+	})
+	return func() (network.Attachment, error) {
+		err := recording.Wait()
+		return chosen, err
 	}
-	n := pod.Network{Name: attachment.Network, Config: attachment.Config}
-	if err := e.commitSandbox(s, pod.NetworkRequested{Network: n}, true); err != nil {
-		return nil, err
-	}
+}
+
+// addNetwork calls ADD with what has been recorded.
+func (e *Engine) addNetwork(ctx context.Context, v pod.Sandbox, requested network.Attachment) (*pod.Network, error) {
 	ctx, cancel := context.WithTimeout(ctx, networkBudget)
 	defer cancel()
-	done, err := e.Networks.Add(ctx, e.networkPod(v), attachment)
+	done, err := e.Networks.Add(ctx, e.networkPod(v), requested)
 	if err != nil {
 		return nil, fmt.Errorf("cni add %s: %w", v.ID, err)
 	}
-	n.Result, n.IPs = done.Result, done.IPs
-	return &n, nil
+	return &pod.Network{Name: requested.Network, Config: requested.Config, Result: done.Result, IPs: done.IPs}, nil
 }
 
 // networkPod is the pod as CNI sees it. The network namespace is left out when it

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"fmt"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -12,7 +13,7 @@ import (
 
 // UpdateSandbox keeps what the client says of the pod's resources after it has changed
 // the pod's cgroup, which is its own; nil leaves what is known. No process is touched.
-func (e *Engine) UpdateSandbox(id string, overhead, resources *cri.LinuxContainerResources) error {
+func (e *Engine) UpdateSandbox(ctx context.Context, id string, overhead, resources *cri.LinuxContainerResources) error {
 	s, err := e.index.sandbox(id)
 	if err != nil {
 		return err
@@ -20,17 +21,24 @@ func (e *Engine) UpdateSandbox(id string, overhead, resources *cri.LinuxContaine
 	if err := e.checkPodResources(overhead, resources); err != nil {
 		return fault.As(fault.InvalidArgument, err)
 	}
-	return s.queue.wait(func() error {
-		v := s.snapshot()
-		event := pod.SandboxResources{Overhead: v.Overhead, Resources: v.Resources}
-		if overhead != nil {
-			event.Overhead = overhead
-		}
-		if resources != nil {
-			event.Resources = resources
-		}
-		return e.commitSandbox(s, event, false)
+	id = s.snapshot().ID
+	// Only the same change may be joined.
+	key := opKey{fmt.Sprintf("update sandbox to {%s} {%s}", overhead, resources), id}
+	_, err = e.run(ctx, key, updateBudget, func(ctx context.Context, op *operation) (string, error) {
+		return id, s.queue.wait(func() error {
+			op.stage("record")
+			v := s.snapshot()
+			event := pod.SandboxResources{Overhead: v.Overhead, Resources: v.Resources}
+			if overhead != nil {
+				event.Overhead = overhead
+			}
+			if resources != nil {
+				event.Resources = resources
+			}
+			return e.commitSandbox(s, event, false)
+		})
 	})
+	return err
 }
 
 // checkPodResources refuses what the node cannot have, though the client sets it itself:

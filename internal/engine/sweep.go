@@ -20,11 +20,12 @@ const sweepAtOnce = 16
 // record. It may run while requests are served: what they make is not its business.
 // It returns soon after ctx ends; teardowns that have begun go on, as operations.
 func (e *Engine) Sweep(ctx context.Context, u Unwanted) {
-	done, err := e.session("sweep", "node")
+	op, done, err := e.session("sweep", "node")
 	if err != nil {
 		return
 	}
 	defer done()
+	op.begins("waiting")
 	var kinds sync.WaitGroup
 	kinds.Go(func() {
 		sideBySide(ctx, slices.Collect(maps.Values(u)), e.removeUnwanted)

@@ -16,6 +16,7 @@ import (
 // containers/image, fail where the library panics: it does when it cannot open a lock
 // file, on a disk that is read-only or gone, or without descriptors. The disk may still
 // break between the look and the call; that ends the daemon, and containers go on.
+// CreateContainer has no look of its own, for it comes right after Container.
 type guarded struct {
 	storage.Store
 	// list is a file that is beside the lock files once there is an image. They cannot be
@@ -58,12 +59,6 @@ func (g *guarded) GraphDriver() (graphdriver.Driver, error) {
 
 func (g *guarded) Container(id string) (*storage.Container, error) {
 	return guardedCall(g, func() (*storage.Container, error) { return g.Store.Container(id) })
-}
-
-func (g *guarded) CreateContainer(id string, names []string, image, layer, metadata string, o *storage.ContainerOptions) (*storage.Container, error) {
-	return guardedCall(g, func() (*storage.Container, error) {
-		return g.Store.CreateContainer(id, names, image, layer, metadata, o)
-	})
 }
 
 func (g *guarded) DeleteContainer(id string) error {

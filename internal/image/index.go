@@ -24,9 +24,14 @@ import (
 // maxDocument caps a manifest and a config, as registries cap manifests.
 const maxDocument = 4 << 20
 
-// refreshWait bounds how long a reader waits for an index that other tools made
-// stale; after it the reader gets the stale one, for the store may be locked.
-const refreshWait = 2 * time.Second
+// An index that other tools made stale is waited for; after that the stale one is taken,
+// for the store may be locked.
+const (
+	// readWait bounds it for readers.
+	readWait = 100 * time.Millisecond
+	// renewWait bounds it for a removal, which finds nothing in a stale index.
+	renewWait = 2 * time.Second
+)
 
 // index is one immutable view of the store.
 type index struct {
@@ -76,36 +81,52 @@ func (s *Store) stamp() stamp {
 	return out
 }
 
-// current returns the index, renewed first if another tool changed the store.
-// It takes no lock of the store while nothing changed.
+// current returns the index for a reader: renewed first if another tool changed the store,
+// and as it is while we change it ourselves, for then its lock may be held for long. What
+// we have changed is in the index before our caller is answered; what others change
+// meanwhile is in it at the next look. It takes no lock of the store while nothing changed.
 func (s *Store) current(ctx context.Context) *index {
+	if s.working() {
+		return s.renewed(ctx, 0)
+	}
+	return s.renewed(ctx, readWait)
+}
+
+// renewed returns the index after it has been renewed, if the store has changed, or as it
+// is after the wait; it is renewed beside then.
+func (s *Store) renewed(ctx context.Context, wait time.Duration) *index {
 	if ix := s.index.Load(); ix.stamp == s.stamp() {
 		return ix
 	}
-	s.flightMu.Lock()
-	done := s.flight
-	if done == nil {
-		done = make(chan struct{})
-		s.flight = done
-		go func() {
-			if err := s.reload(); err != nil {
-				s.log.Error("image index not renewed, the last one stays", "err", err)
-			}
-			s.flightMu.Lock()
-			s.flight = nil
-			s.flightMu.Unlock()
-			close(done)
-		}()
-	}
-	s.flightMu.Unlock()
-	timer := time.NewTimer(refreshWait)
+	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	select {
-	case <-done:
+	case <-s.renewal():
 	case <-timer.C:
 	case <-ctx.Done():
 	}
 	return s.index.Load()
+}
+
+// renewal begins to load the index, unless a load runs, and returns what is closed after it.
+func (s *Store) renewal() <-chan struct{} {
+	s.flightMu.Lock()
+	defer s.flightMu.Unlock()
+	if s.flight != nil {
+		return s.flight
+	}
+	done := make(chan struct{})
+	s.flight = done
+	go func() {
+		if err := s.reload(); err != nil {
+			s.log.Error("image index not renewed, the last one stays", "err", err)
+		}
+		s.flightMu.Lock()
+		s.flight = nil
+		s.flightMu.Unlock()
+		close(done)
+	}()
+	return done
 }
 
 // reload replaces the index with one that holds everything written before the call.

@@ -73,7 +73,7 @@ func (j *journal) add(layerID string) error {
 	if err != nil {
 		return fmt.Errorf("note layer %s: %w", layerID, err)
 	}
-	sys.Failpoint("pull", "layer noted")
+	sys.Failpoint("pull image", "layer noted")
 	return nil
 }
 

@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"go.podman.io/storage"
-
-	"github.com/crio-minimal/crio/internal/sys"
 )
 
 // meter knows when a pull last moved a byte, and ends a pull that doesn't.
@@ -51,6 +49,7 @@ type meteredStore struct {
 	storage.Store
 	ctx   context.Context // of the pull; the library's store methods take none
 	meter *meter
+	work  *work
 	note  func(layerID string) error
 	sync  func() error
 }
@@ -72,11 +71,12 @@ func (s *meteredStore) ApplyStagedLayer(args storage.ApplyStagedLayerOptions) (*
 }
 
 func (s *meteredStore) CreateImage(id string, names []string, layer, metadata string, options *storage.ImageOptions) (*storage.Image, error) {
+	s.work.begins("sync layers")
 	if err := s.sync(); err != nil {
 		return nil, err
 	}
 	s.meter.touch()
-	sys.Failpoint("pull", "layers on the disk")
+	s.work.stage("record")
 	return s.Store.CreateImage(id, names, layer, metadata, options)
 }
 

@@ -13,8 +13,6 @@ import (
 	"go.podman.io/image/v5/pkg/sysregistriesv2"
 	storagetransport "go.podman.io/image/v5/storage"
 	"go.podman.io/image/v5/types"
-
-	"github.com/crio-minimal/crio/internal/sys"
 )
 
 const (
@@ -90,11 +88,13 @@ func (s *Store) join(key pullKey) (*pull, pullKey, error) {
 		ctx, cancel := context.WithCancel(s.base)
 		p = &pull{cancel: cancel, done: make(chan struct{})}
 		s.pulls[key] = p
+		w := s.begin("pull image", key.ref, "name")
 		s.wg.Go(func() {
 			defer cancel()
-			p.id, p.err = s.pullAny(ctx, key)
+			p.id, p.err = s.pullAny(ctx, key, w)
 			s.mu.Lock()
 			s.forget(key, p)
+			s.end(w)
 			last := len(s.pulls) == 0
 			s.mu.Unlock()
 			close(p.done)
@@ -118,7 +118,7 @@ func (s *Store) forget(key pullKey, p *pull) {
 
 // pullAny tries the full names that a reference may stand for. Of several
 // failures the first one that is more than "not there" tells the kind.
-func (s *Store) pullAny(ctx context.Context, key pullKey) (string, error) {
+func (s *Store) pullAny(ctx context.Context, key pullKey, w *work) (string, error) {
 	// The library keeps what it once read; a node's owner who has changed
 	// registries.conf expects the next pull to know.
 	sysregistriesv2.InvalidateCache()
@@ -129,7 +129,7 @@ func (s *Store) pullAny(ctx context.Context, key pullKey) (string, error) {
 	var failed error
 	for _, name := range names {
 		begun := time.Now()
-		id, err := s.pullOne(ctx, name, key)
+		id, err := s.pullOne(ctx, name, key, w)
 		if err == nil {
 			s.log.Info("image pulled", "image", name.String(), "id", id, "took", time.Since(begun))
 			return id, nil
@@ -151,13 +151,13 @@ func (s *Store) pullAny(ctx context.Context, key pullKey) (string, error) {
 }
 
 // pullOne retries what may pass by itself.
-func (s *Store) pullOne(ctx context.Context, name reference.Named, key pullKey) (string, error) {
+func (s *Store) pullOne(ctx context.Context, name reference.Named, key pullKey, w *work) (string, error) {
 	backoff := firstBackoff
 	for try := 1; ; try++ {
-		id, err := s.fetch(ctx, name, key)
-		sys.Failpoint("pull", "copied")
+		id, err := s.fetch(ctx, name, key, w)
 		if err == nil {
-			err = s.settle(ctx, id)
+			w.stage("sync")
+			err = s.settle(ctx, id, w)
 		}
 		if err == nil {
 			return id, nil
@@ -166,6 +166,7 @@ func (s *Store) pullOne(ctx context.Context, name reference.Named, key pullKey) 
 			return "", err
 		}
 		s.log.Warn("pull failed, trying again", "image", name.String(), "in", backoff, "err", publish("pull", err, key.cred))
+		w.begins("pause before the next try")
 		timer := time.NewTimer(backoff)
 		select {
 		case <-timer.C:
@@ -180,11 +181,11 @@ func (s *Store) pullOne(ctx context.Context, name reference.Named, key pullKey) 
 // settle ends a pull: everything on the disk, and the image found again. When
 // the store held a damaged image with the same content, what is damaged is
 // removed, and the pull has to be done anew.
-func (s *Store) settle(ctx context.Context, id string) error {
+func (s *Store) settle(ctx context.Context, id string, w *work) error {
 	if err := s.syncDisk(); err != nil {
 		return err
 	}
-	sys.Failpoint("pull", "on the disk")
+	w.stage("index")
 	if err := s.reload(); err != nil {
 		return err
 	}
@@ -209,7 +210,8 @@ func (s *Store) settle(ctx context.Context, id string) error {
 }
 
 // fetch copies name to the store once and returns the image's ID.
-func (s *Store) fetch(ctx context.Context, name reference.Named, key pullKey) (id string, err error) {
+func (s *Store) fetch(ctx context.Context, name reference.Named, key pullKey, w *work) (id string, err error) {
+	w.begins("notes")
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer func() {
@@ -239,9 +241,9 @@ func (s *Store) fetch(ctx context.Context, name reference.Named, key pullKey) (i
 		}
 		notes.discard()
 	}()
-	sys.Failpoint("pull", "journal opened")
+	w.stage("copy")
 	m := newMeter()
-	store := &meteredStore{Store: s.store, ctx: ctx, meter: m, note: notes.add, sync: s.syncDisk}
+	store := &meteredStore{Store: s.store, ctx: ctx, meter: m, work: w, note: notes.add, sync: s.syncDisk}
 	target, err := storagetransport.Transport.NewStoreReference(store, name, "")
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", ErrInvalid, err)

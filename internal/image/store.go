@@ -18,8 +18,6 @@ import (
 	"go.podman.io/image/v5/types"
 	"go.podman.io/storage"
 	"go.podman.io/storage/pkg/reexec"
-
-	"github.com/crio-minimal/crio/internal/sys"
 )
 
 // Options configure a Store. Empty paths mean the libraries' defaults.
@@ -70,8 +68,9 @@ type Store struct {
 
 	base   context.Context // ends with Close; parent of every pull
 	stop   context.CancelFunc
-	mu     sync.Mutex // guards pulls, closed and each pull's waiters
+	mu     sync.Mutex // guards pulls, closed, works and each pull's waiters
 	pulls  map[pullKey]*pull
+	works  map[*work]struct{}
 	closed bool
 	wg     sync.WaitGroup
 
@@ -125,7 +124,7 @@ func Open(o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open image store %s: %w", so.GraphRoot, nameDamage(so.GraphRoot, so.GraphDriverName, err))
 	}
-	s := &Store{options: o, store: guard(st), log: o.Log, damaged: damaged, pulls: make(map[pullKey]*pull), usage: containerUsage{turn: make(chan struct{}, 1)}}
+	s := &Store{options: o, store: guard(st), log: o.Log, damaged: damaged, pulls: make(map[pullKey]*pull), works: make(map[*work]struct{}), usage: containerUsage{turn: make(chan struct{}, 1)}}
 	s.base, s.stop = context.WithCancel(context.Background())
 	s.index.Store(&index{})
 	if err := s.recoverPulls(); err != nil {
@@ -191,7 +190,7 @@ func (s *Store) List(ctx context.Context, filter string) ([]Image, error) {
 // is not there is success; one that a container uses is ErrInUse. The deletion
 // goes on when ctx ends.
 func (s *Store) Remove(ctx context.Context, ref string) error {
-	ix := s.current(ctx)
+	ix := s.renewed(ctx, renewWait)
 	id, err := s.find(ix, ref)
 	if err != nil {
 		return err
@@ -213,8 +212,16 @@ func (s *Store) Remove(ctx context.Context, ref string) error {
 }
 
 func (s *Store) remove(id string) error {
+	s.mu.Lock()
+	w := s.begin("remove image", id, "delete")
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.end(w)
+	}()
 	_, err := s.store.DeleteImage(id, true)
-	sys.Failpoint("remove image", "removed")
+	w.stage("index")
 	switch {
 	case errors.Is(err, storage.ErrImageUsedByContainer):
 		return fmt.Errorf("remove image %s: %w: %w", id, ErrInUse, err)

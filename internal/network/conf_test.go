@@ -75,7 +75,7 @@ func TestChoose(t *testing.T) {
 					t.Errorf("got %v, want one that says %q", err, word)
 				}
 			}
-			if ready := s.Ready(t.Context()); (ready == nil) != (err == nil) {
+			if ready := s.Ready(); (ready == nil) != (err == nil) {
 				t.Errorf("Choose says %v, Ready %v", err, ready)
 			}
 			if !strings.Contains(s.log.String(), c.logs) {

@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/types"
@@ -43,8 +42,11 @@ type Network struct {
 	loaded atomic.Pointer[loaded]
 	// loading lets one caller at a time read the directory.
 	loading sync.Mutex
-	status  atomic.Pointer[status]
 	podCIDR atomic.Pointer[string]
+
+	status atomic.Pointer[status]
+	asking sync.Mutex    // guards asked
+	asked  chan struct{} // closed when the running STATUS has been answered; nil: none runs
 }
 
 // New makes a Network; nothing is read before the first call.
@@ -241,41 +243,4 @@ func inPod(r *types100.Result, ip *types100.IPConfig) bool {
 	}
 	i := *ip.Interface
 	return i >= 0 && i < len(r.Interfaces) && r.Interfaces[i] != nil && r.Interfaces[i].Sandbox != ""
-}
-
-const (
-	// statusTime bounds the plugins' STATUS.
-	statusTime = 2 * time.Second
-	// statusAge is how long its answer holds.
-	statusAge = 5 * time.Second
-)
-
-// status is the plugins' last answer.
-type status struct {
-	list *libcni.NetworkConfigList
-	at   time.Time
-	err  error
-}
-
-// Ready returns nil when a pod can be attached, else a reason that names the file
-// or the plugin and what to do. The directory is looked at anew each time; plugins
-// that know STATUS (CNI 1.1) are asked, not more often than their answer is fresh.
-func (n *Network) Ready(ctx context.Context) error {
-	l, err := n.current()
-	if err != nil {
-		return err
-	}
-	if s := n.status.Load(); s != nil && s.list == l.list && time.Since(s.at) < statusAge {
-		return s.err
-	}
-	// Not the caller's context: the answer is for the callers after it too.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), statusTime)
-	defer cancel()
-	// libcni asks only where the configuration's version has the verb.
-	err = n.cni.GetStatusNetworkList(ctx, l.list)
-	if err != nil {
-		err = fmt.Errorf("network %s (%s) says it is not ready: %w", l.list.Name, l.file, inTime(ctx, err))
-	}
-	n.status.Store(&status{list: l.list, at: time.Now(), err: err})
-	return err
 }

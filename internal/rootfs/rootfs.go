@@ -148,7 +148,7 @@ func (s *Store) dropOrphan(id string) error {
 	if _, err := s.store.Layer(id); errors.Is(err, storage.ErrLayerUnknown) {
 		return s.dropDirectory(id)
 	}
-	if err := s.unmount(id); err != nil {
+	if err := s.unmount(id); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	err := s.store.DeleteLayer(id)

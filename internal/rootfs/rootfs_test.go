@@ -293,6 +293,39 @@ func TestOrphanLayerIsReplacedOrRemoved(t *testing.T) {
 	}
 }
 
+// What is left of a layer need not be all of it: its directory or its place in the
+// library's list may be lost.
+func TestRemoveOfHalfALayer(t *testing.T) {
+	n := newNode(t)
+	s := New(n, "/state")
+	driver, err := n.GraphDriver()
+	if err != nil {
+		t.Fatal(err)
+	}
+	loseDirectory := func() error { return driver.Remove(idA) }
+	lose := map[string]func() error{
+		"an orphan without its directory": func() error {
+			_, err := n.CreateLayer(idA, "", nil, "", true, nil)
+			return errors.Join(err, loseDirectory())
+		},
+		"a container without its directory": func() error {
+			return errors.Join(s.Create(t.Context(), idA, n.image, Options{}), loseDirectory())
+		},
+		"a directory alone": func() error { return driver.CreateReadWrite(idA, "", nil) },
+	}
+	for what, do := range lose {
+		if err := do(); err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		if err := s.Remove(t.Context(), idA); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+		if n.Exists(idA) || driver.Exists(idA) {
+			t.Errorf("%s: something is left", what)
+		}
+	}
+}
+
 func TestManyAtOnce(t *testing.T) {
 	n := newNode(t)
 	s := New(n, "/state")

@@ -16,7 +16,7 @@ import (
 // Metrics reads ready pods and their running containers. One that ends meanwhile is left
 // out. Every value but the size of a layer is live.
 func (c *Collector) Metrics(ctx context.Context, pods []Pod) ([]*cri.PodSandboxMetrics, error) {
-	var networks map[string][]netns.Interface
+	networks := func() map[string][]netns.Interface { return nil }
 	if c.wants(groupNetwork) {
 		networks = c.networks(ctx, pods)
 	}
@@ -24,13 +24,7 @@ func (c *Collector) Metrics(ctx context.Context, pods []Pod) ([]*cri.PodSandboxM
 	all := make([]*cri.PodSandboxMetrics, len(pods))
 	err := each(ctx, len(pods), func(i int) {
 		p := pods[i]
-		labels, err := c.podLabels(p)
-		if c.skip("pod", p.ID, err) {
-			return
-		}
-		w := s.writer(labels)
-		w.network(networks[p.ID])
-		m := &cri.PodSandboxMetrics{PodSandboxId: p.ID, Metrics: w.metrics}
+		m := &cri.PodSandboxMetrics{PodSandboxId: p.ID}
 		for _, v := range p.Containers {
 			metrics, err := c.containerMetrics(s, p, v)
 			if !c.skip("container", v.ID, err) {
@@ -39,7 +33,21 @@ func (c *Collector) Metrics(ctx context.Context, pods []Pod) ([]*cri.PodSandboxM
 		}
 		all[i] = m
 	})
-	return withoutNil(all), err
+	byID := networks()
+	if err != nil {
+		return nil, err
+	}
+	for i, p := range pods {
+		labels, err := c.podLabels(p)
+		if c.skip("pod", p.ID, err) {
+			all[i] = nil
+			continue
+		}
+		w := s.writer(labels)
+		w.network(byID[p.ID])
+		all[i].Metrics = w.metrics
+	}
+	return withoutNil(all), nil
 }
 
 func (c *Collector) containerMetrics(s *scrape, p Pod, v pod.Container) ([]*cri.Metric, error) {
@@ -111,7 +119,18 @@ type writer struct {
 	metrics []*cri.Metric
 }
 
-func (s *scrape) writer(labels []string) *writer { return &writer{scrape: s, labels: labels} }
+// sample is a metric with its value beside it: there are thousands of them in a list.
+type sample struct {
+	cri.Metric
+	value cri.UInt64Value
+}
+
+// usualMetrics is how many a container has without many devices.
+const usualMetrics = 64
+
+func (s *scrape) writer(labels []string) *writer {
+	return &writer{scrape: s, labels: labels, metrics: make([]*cri.Metric, 0, usualMetrics)}
+}
 
 // add takes a metric that is told and whose value the kernel has; extra are the values of
 // its further labels.
@@ -124,7 +143,9 @@ func (w *writer) add(name string, c cgroup.Count, extra ...string) {
 	if len(extra) > 0 {
 		labels = append(w.labels[:len(w.labels):len(w.labels)], extra...)
 	}
-	w.metrics = append(w.metrics, &cri.Metric{Name: name, MetricType: kind, LabelValues: labels, Value: &cri.UInt64Value{Value: c.N}})
+	m := &sample{Metric: cri.Metric{Name: name, MetricType: kind, LabelValues: labels}, value: cri.UInt64Value{Value: c.N}}
+	m.Value = &m.value
+	w.metrics = append(w.metrics, &m.Metric)
 }
 
 func number(n uint64) cgroup.Count { return cgroup.Count{N: n, Known: true} }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"sync"
 	"time"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -18,11 +19,16 @@ func (c *Collector) Sandboxes(ctx context.Context, pods []Pod) ([]*cri.PodSandbo
 	networks := c.networks(ctx, pods)
 	all := make([]*cri.PodSandboxStats, len(pods))
 	err := each(ctx, len(pods), func(i int) {
-		p := pods[i]
-		if s, err := c.sandbox(p, networks[p.ID]); !c.skip("pod", p.ID, err) {
+		if s, err := c.sandbox(pods[i]); !c.skip("pod", pods[i].ID, err) {
 			all[i] = s
 		}
 	})
+	byID := networks()
+	for i, s := range all {
+		if s != nil {
+			s.Linux.Network = c.network(byID[pods[i].ID])
+		}
+	}
 	return withoutNil(all), err
 }
 
@@ -31,10 +37,16 @@ func (c *Collector) Sandbox(ctx context.Context, p Pod) (*cri.PodSandboxStats, e
 	if p.Phase != pod.SandboxReady {
 		return &cri.PodSandboxStats{Attributes: sandboxAttributes(p.Sandbox), Linux: &cri.LinuxPodSandboxStats{}}, nil
 	}
-	return c.sandbox(p, c.networks(ctx, []Pod{p})[p.ID])
+	s, err := c.sandbox(p)
+	if err != nil {
+		return nil, err
+	}
+	s.Linux.Network = c.network(c.networks(ctx, []Pod{p})()[p.ID])
+	return s, nil
 }
 
-func (c *Collector) sandbox(p Pod, interfaces []netns.Interface) (*cri.PodSandboxStats, error) {
+// sandbox reads all of a ready pod but its network.
+func (c *Collector) sandbox(p Pod) (*cri.PodSandboxStats, error) {
 	var containers []*cri.ContainerStats
 	for _, v := range p.Containers {
 		if s := c.running(v); s != nil {
@@ -45,7 +57,7 @@ func (c *Collector) sandbox(p Pod, interfaces []netns.Interface) (*cri.PodSandbo
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	linux := &cri.LinuxPodSandboxStats{Containers: containers, Network: c.network(interfaces)}
+	linux := &cri.LinuxPodSandboxStats{Containers: containers}
 	// A client may make the pod's cgroup later than the pod; until then it uses nothing.
 	if err == nil {
 		now := time.Now()
@@ -55,24 +67,32 @@ func (c *Collector) sandbox(p Pod, interfaces []netns.Interface) (*cri.PodSandbo
 	return &cri.PodSandboxStats{Attributes: sandboxAttributes(p.Sandbox), Linux: linux}, nil
 }
 
-// networks reads the interfaces of the pods that have some of their own. The others
+// networks begins to read the interfaces of the pods that have some of their own, on a
+// thread beside the caller's, and returns a function that waits for them by pod. The others
 // share the node's, whose traffic is not theirs.
-func (c *Collector) networks(ctx context.Context, pods []Pod) map[string][]netns.Interface {
+func (c *Collector) networks(ctx context.Context, pods []Pod) func() map[string][]netns.Interface {
 	var ids, paths []string
 	for _, p := range pods {
 		if !p.HostNetwork() {
 			ids, paths = append(ids, p.ID), append(paths, c.Layout.Namespace(p.ID, "net"))
 		}
 	}
-	all, err := netns.Counters(ctx, paths)
-	if err != nil && ctx.Err() == nil {
-		c.Log.Warn("statistics of the network", "err", err)
+	var all [][]netns.Interface
+	var reading sync.WaitGroup
+	reading.Go(func() {
+		var err error
+		if all, err = netns.Counters(ctx, paths); err != nil && ctx.Err() == nil {
+			c.Log.Warn("statistics of the network", "err", err)
+		}
+	})
+	return func() map[string][]netns.Interface {
+		reading.Wait()
+		byID := make(map[string][]netns.Interface, len(ids))
+		for i, id := range ids {
+			byID[id] = all[i]
+		}
+		return byID
 	}
-	byID := make(map[string][]netns.Interface, len(ids))
-	for i, id := range ids {
-		byID[id] = all[i]
-	}
-	return byID
 }
 
 // podUsage is what the pod uses as a whole, and the number of its processes. Its own

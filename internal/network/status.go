@@ -1,0 +1,123 @@
+package network
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/containernetworking/cni/libcni"
+)
+
+const (
+	// statusTime bounds the plugins' STATUS.
+	statusTime = 2 * time.Second
+	// statusAge is how long its answer holds.
+	statusAge = 5 * time.Second
+	// statusGrace is how long plugins that were ready may say that they are not before the
+	// kubelet is told, who would have the whole node not ready: one that restarts is back by then.
+	statusGrace = time.Minute
+)
+
+// status is the plugins' last answer.
+type status struct {
+	list *libcni.NetworkConfigList
+	at   time.Time
+	err  error
+	// ready is when they last said that they are; zero: never.
+	ready time.Time
+}
+
+func (s *status) fresh(l *loaded) bool {
+	return s != nil && s.list == l.list && time.Since(s.at) < statusAge
+}
+
+// Ready returns nil while the node can be given pods, else a reason that names the file or
+// the plugin and what to do. The directory is looked at anew each time; plugins that know
+// STATUS (CNI 1.1) are asked beside, not more often than their answer is fresh, and nobody
+// but the first waits for it. What they say counts after statusGrace.
+func (n *Network) Ready() error { return n.told(statusGrace) }
+
+// Answer is Ready without the grace: what the plugins said last.
+func (n *Network) Answer() error { return n.told(0) }
+
+func (n *Network) told(grace time.Duration) error {
+	l, err := n.current()
+	if err != nil {
+		return err
+	}
+	s := n.status.Load()
+	if !s.fresh(l) {
+		if answered := n.ask(l); s == nil {
+			<-answered
+			s = n.status.Load()
+		}
+	}
+	if time.Since(s.ready) < grace {
+		return nil
+	}
+	return s.err
+}
+
+// Check returns nil when a pod can be attached now. It waits for the plugins' answer.
+func (n *Network) Check(ctx context.Context) error {
+	l, err := n.current()
+	if err != nil {
+		return err
+	}
+	for {
+		if s := n.status.Load(); s.fresh(l) {
+			return s.err
+		}
+		select {
+		case <-n.ask(l): // or another configuration's answer
+		case <-ctx.Done():
+			return fmt.Errorf("network %s (%s): its STATUS: %w", l.list.Name, l.file, ctx.Err())
+		}
+	}
+}
+
+// ask asks the plugins, unless they are being asked, and returns what is closed after it,
+// which is within statusTime.
+func (n *Network) ask(l *loaded) <-chan struct{} {
+	n.asking.Lock()
+	defer n.asking.Unlock()
+	if n.asked != nil {
+		return n.asked
+	}
+	done := make(chan struct{})
+	n.asked = done
+	go func() {
+		n.status.Store(n.answer(l, n.status.Load()))
+		n.asking.Lock()
+		n.asked = nil
+		n.asking.Unlock()
+		close(done)
+	}()
+	return done
+}
+
+// answer asks. It has no caller's context: the answer is everybody's.
+func (n *Network) answer(l *loaded, last *status) *status {
+	ctx, cancel := context.WithTimeout(context.Background(), statusTime)
+	defer cancel()
+	next := &status{list: l.list}
+	if last != nil {
+		next.ready = last.ready
+	}
+	// libcni asks only where the configuration's version has the verb.
+	err := n.cni.GetStatusNetworkList(ctx, l.list)
+	next.at = time.Now()
+	if err == nil {
+		next.ready = next.at
+		return next
+	}
+	if ctx.Err() != nil {
+		// Not the context's error: no caller's deadline has passed.
+		err = fmt.Errorf("no answer within %s: %w", statusTime, err)
+	}
+	next.err = fmt.Errorf("network %s (%s) says it is not ready: %w", l.list.Name, l.file, err)
+	if last == nil || last.err == nil {
+		n.Log.Warn("the network's STATUS", "err", next.err)
+	}
+	return next
+}
