@@ -12,6 +12,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/crio-minimal/crio/test/fixture"
 )
 
 // ioctl(2) of file systems: FIFREEZE and FITHAW of linux/fs.h, EXT4_IOC_SHUTDOWN of
@@ -58,6 +60,19 @@ func (n *node) freeze(dir string, request uint) {
 	}
 }
 
+// shutDown has every request to the file system fail from now on.
+func (n *node) shutDown(dir string) {
+	n.t.Helper()
+	d, err := os.Open(dir)
+	if err == nil {
+		defer d.Close()
+		err = unix.IoctlSetPointerInt(int(d.Fd()), ext4Shutdown, 2) // without writing the journal
+	}
+	if err != nil {
+		n.t.Fatalf("shut the file system down: %v", err)
+	}
+}
+
 // moveTo has the daemon keep one of its directories on another disk.
 func (n *node) moveTo(dir, key, name string) {
 	n.t.Helper()
@@ -90,6 +105,23 @@ func (n *node) refusedFor(reason string) {
 	n.answersInTime()
 }
 
+// readOnly makes a directory read-only until end is called.
+func (n *node) readOnly(dir string) (end func()) {
+	n.t.Helper()
+	for _, flags := range []uintptr{unix.MS_BIND, unix.MS_BIND | unix.MS_REMOUNT | unix.MS_RDONLY} {
+		if err := unix.Mount(dir, dir, "", flags, ""); err != nil {
+			n.t.Fatal(err)
+		}
+	}
+	n.t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	return func() {
+		// The daemon may have a file open.
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			n.t.Fatal(err)
+		}
+	}
+}
+
 // Records that become read-only: what runs goes on and can be stopped, nothing new
 // begins, and what is to be removed waits for the disk.
 func TestReadOnlyStateDisk(t *testing.T) {
@@ -97,15 +129,7 @@ func TestReadOnlyStateDisk(t *testing.T) {
 	pod := n.podConfig()
 	box := n.runPod(pod)
 	id := n.runContainer(box, pod, n.containerConfig(image, "sleep", "99"))
-	records := []string{n.path("state/pods"), n.path("state/containers")}
-	for _, dir := range records {
-		for _, flags := range []uintptr{unix.MS_BIND, unix.MS_BIND | unix.MS_REMOUNT | unix.MS_RDONLY} {
-			if err := unix.Mount(dir, dir, "", flags, ""); err != nil {
-				t.Fatal(err)
-			}
-		}
-		t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
-	}
+	writable := n.readOnly(n.path("state"))
 	n.refusedFor("read-only")
 	n.exec(id, "true")
 	if err := second(n.StopContainer(n.ctx(), &cri.StopContainerRequest{ContainerId: id})); err != nil {
@@ -114,6 +138,11 @@ func TestReadOnlyStateDisk(t *testing.T) {
 	if s := n.container(id); s.GetExitCode() != 137 {
 		t.Errorf("%v", s)
 	}
+	n.kill()
+	n.start()
+	if s := n.container(id); s.GetExitCode() != 137 {
+		t.Errorf("after a restart: %v", s)
+	}
 	if err := second(n.RemovePodSandbox(n.ctx(), &cri.RemovePodSandboxRequest{PodSandboxId: box})); err == nil || !strings.Contains(err.Error(), "read-only") {
 		t.Errorf("remove: %v", err)
 	}
@@ -121,12 +150,16 @@ func TestReadOnlyStateDisk(t *testing.T) {
 	if len(n.status().Blocked) == 0 {
 		t.Error("nothing is told to be blocked")
 	}
-	for _, dir := range records {
-		if err := unix.Unmount(dir, 0); err != nil {
-			t.Fatal(err)
+	writable()
+	n.await("the removal", func() error {
+		if b := n.status().Blocked; len(b) > 0 {
+			return fmt.Errorf("blocked: %+v", b)
 		}
-	}
-	n.compare(n.before) // by the retry
+		return nil
+	})
+	n.kill()
+	n.start()
+	n.compare(n.before)
 }
 
 // A disk for the records that fails: the same, until it is back.
@@ -140,14 +173,7 @@ func TestFailingStateDisk(t *testing.T) {
 	id := n.runContainer(box, pod, config)
 	n.awaitLog(logOf(pod, config), "ready")
 	unix.Sync()
-	d, err := os.Open(dir)
-	if err == nil {
-		err = unix.IoctlSetPointerInt(int(d.Fd()), ext4Shutdown, 2) // without writing the journal
-		d.Close()
-	}
-	if err != nil {
-		t.Fatalf("shut the file system down: %v", err)
-	}
+	n.shutDown(dir)
 	n.refusedFor("input/output error")
 	n.exec(id, "true")
 	if err := second(n.StopContainer(n.ctx(), &cri.StopContainerRequest{ContainerId: id, Timeout: 10})); err != nil {
@@ -192,6 +218,8 @@ func TestFullRunDirectory(t *testing.T) {
 	if err := second(n.StopContainer(n.ctx(), &cri.StopContainerRequest{ContainerId: id, Timeout: 10})); err != nil {
 		t.Errorf("stop: %v", err)
 	}
+	n.kill()
+	n.start()
 	if s := n.container(id); s.GetExitCode() != 7 {
 		t.Errorf("%v", s)
 	}
@@ -204,10 +232,88 @@ func TestFullRunDirectory(t *testing.T) {
 	n.stop()
 }
 
+// pullFails wants a pull refused for a reason, and the image not to be there.
+func (n *node) pullFails(ref, reason string) {
+	n.t.Helper()
+	spec := &cri.ImageSpec{Image: ref}
+	if err := second(n.images.PullImage(n.ctx(), &cri.PullImageRequest{Image: spec})); err == nil || !strings.Contains(err.Error(), reason) {
+		n.t.Errorf("pull: %v, want %q", err, reason)
+	}
+	if a, err := n.images.ImageStatus(n.ctx(), &cri.ImageStatusRequest{Image: spec}); err != nil || a.GetImage() != nil {
+		n.t.Errorf("an image that could not be pulled: %v, %v", a, err)
+	}
+}
+
+// An image store that is read-only: a pull and a container are refused, what runs goes
+// on, and what is removed goes when the disk can be written again.
+func TestReadOnlyImageStore(t *testing.T) {
+	r := fixture.StartRegistry(t, fixture.RegistryOptions{})
+	n, image := readyNode(t, options{registry: r})
+	ref := r.Push(t, "late", "v1", n.dataImage("data"))
+	pod := n.podConfig()
+	box := n.runPod(pod)
+	id := n.runContainer(box, pod, n.containerConfig(image, "sleep", "99"))
+	writable := n.readOnly(n.path("storage"))
+	n.pullFails(ref, "read-only")
+	err := second(n.CreateContainer(n.ctx(), &cri.CreateContainerRequest{PodSandboxId: box, Config: n.containerConfig(image, "true"), SandboxConfig: pod}))
+	if err == nil || !strings.Contains(err.Error(), "read-only") || status.Code(err) == codes.InvalidArgument {
+		t.Errorf("create: %v", err)
+	}
+	n.answersInTime()
+	n.exec(id, "true")
+	if err := second(n.RemovePodSandbox(n.ctx(), &cri.RemovePodSandboxRequest{PodSandboxId: box})); err == nil || !strings.Contains(err.Error(), "read-only") {
+		t.Errorf("remove: %v", err)
+	}
+	writable()
+	n.await("the removal", func() error {
+		if b := n.status().Blocked; len(b) > 0 {
+			return fmt.Errorf("blocked: %+v", b)
+		}
+		return nil
+	})
+	n.dropImages(n.pull(ref))
+}
+
+// An image store that fails: the same, until the disk is back.
+func TestFailingImageStore(t *testing.T) {
+	r := fixture.StartRegistry(t, fixture.RegistryOptions{})
+	n, image := readyNode(t, options{registry: r})
+	ref := r.Push(t, "late", "v1", n.dataImage("data"))
+	n.stop()
+	dir := n.ext4("failing", 64)
+	n.shell("cp -a %s %s/storage", n.path("storage"), dir)
+	n.start()
+	n.moveTo(dir, "root", "storage")
+	pod := n.podConfig()
+	box := n.runPod(pod)
+	n.runContainer(box, pod, n.containerConfig(image, "sleep", "99"))
+	unix.Sync()
+	n.shutDown(dir)
+	n.pullFails(ref, "input/output error")
+	err := second(n.CreateContainer(n.ctx(), &cri.CreateContainerRequest{PodSandboxId: box, Config: n.containerConfig(image, "true"), SandboxConfig: pod}))
+	if err == nil || !strings.Contains(err.Error(), "input/output error") || status.Code(err) == codes.InvalidArgument {
+		t.Errorf("create: %v", err)
+	}
+	n.answersInTime()
+	if err := second(n.StopPodSandbox(n.ctx(), &cri.StopPodSandboxRequest{PodSandboxId: box})); err != nil {
+		t.Errorf("stop: %v", err)
+	}
+	if err := second(n.RemovePodSandbox(n.ctx(), &cri.RemovePodSandboxRequest{PodSandboxId: box})); err == nil || !strings.Contains(err.Error(), "input/output error") {
+		t.Errorf("remove: %v", err)
+	}
+	n.kill()
+	n.shell("umount -R %[1]s && mount -o loop %[1]s.img %[1]s", dir)
+	n.start()
+	n.compare(n.before) // by the sweep
+	n.stop()
+}
+
 // An image store without space: a pull and a container are refused and leave nothing,
 // what runs goes on, and can be removed.
 func TestFullImageStore(t *testing.T) {
-	n, image := readyNode(t, options{})
+	r := fixture.StartRegistry(t, fixture.RegistryOptions{})
+	n, image := readyNode(t, options{registry: r})
+	ref := r.Push(t, "late", "v1", n.dataImage("data"))
 	n.stop()
 	dir := n.tmpfs("small", "size=32m")
 	if out, err := exec.Command("cp", "-a", n.path("storage"), dir+"/storage").CombinedOutput(); err != nil {
@@ -221,6 +327,7 @@ func TestFullImageStore(t *testing.T) {
 	if out, err := exec.Command("dd", "if=/dev/zero", "of="+dir+"/fill", "bs=4k").CombinedOutput(); err == nil {
 		t.Fatalf("the disk is not full: %s", out)
 	}
+	n.pullFails(ref, "no space")
 	err := second(n.CreateContainer(n.ctx(), &cri.CreateContainerRequest{PodSandboxId: box, Config: n.containerConfig(image, "true"), SandboxConfig: pod}))
 	if err == nil || !strings.Contains(err.Error(), "no space") || status.Code(err) == codes.InvalidArgument {
 		t.Errorf("create: %v", err)

@@ -130,8 +130,8 @@ func TestRestartWaitsForAMonitorThatDoesNotAnswer(t *testing.T) {
 		t.Errorf("while the monitor is stopped: %v", s)
 	}
 	n.answersInTime()
-	if ops := n.status().Operations; len(ops) != 1 || ops[0].Kind != "reach monitor" {
-		t.Errorf("operations: %+v", ops)
+	if waits := n.operations("reach monitor"); len(waits) != 1 {
+		t.Errorf("operations: %+v", n.status().Operations)
 	}
 	if out := n.exec(id, "echo", "alive").GetStdout(); string(out) != "alive\n" {
 		t.Errorf("exec: %q", out)
@@ -235,6 +235,8 @@ func TestFullStateDiskKeepsNothingFromBeingRemoved(t *testing.T) {
 	if _, err := n.RunPodSandbox(n.ctx(), &cri.RunPodSandboxRequest{Config: n.podConfig()}); err == nil || !strings.Contains(err.Error(), "no space") {
 		t.Errorf("run pod: %v", err)
 	}
+	n.kill()
+	n.start()
 	n.answersInTime()
 	if _, err := n.RemoveContainer(n.ctx(), &cri.RemoveContainerRequest{ContainerId: id}); err != nil {
 		t.Errorf("remove container: %v", err)

@@ -75,8 +75,10 @@ func (k *killNode) sleeper() (box string, pod *cri.PodSandboxConfig, id string) 
 	return box, pod, k.runContainer(box, pod, k.containerConfig(k.image, "sleep", "3600"))
 }
 
-// halfMade leaves a daemon behind that has not ended what it began.
+// halfMade leaves a daemon behind that has not ended what it began, and a pod without
+// records.
 func halfMade(k *killNode) killRequest {
+	lostBox, _, lost := k.sleeper()
 	box, pod, id := k.sleeper()
 	gone := k.create(box, pod, k.containerConfig(k.image, "sleep", "3600"))
 	k.forget()
@@ -103,7 +105,20 @@ func halfMade(k *killNode) killRequest {
 		k.release(writer)
 	}
 	answers.Wait()
-	return killRequest{running: []string{id}}
+	for _, record := range []string{"pods/" + lostBox, "containers/" + lost} {
+		if err := os.Remove(k.path("state/" + record)); err != nil {
+			k.t.Fatal(err)
+		}
+	}
+	return killRequest{running: []string{id}, done: func() {
+		k.await("the sweep", func() error {
+			if ops := k.operations("sweep"); len(ops) > 0 {
+				return fmt.Errorf("%+v", k.status().Operations)
+			}
+			return nil
+		})
+		k.removePodCgroups() // of the pod without a record: the kubelet's
+	}}
 }
 
 func killedContainers() []killCase {

@@ -140,7 +140,10 @@ func serve(ctx context.Context, cfg *config.Config, p *parts, unwanted engine.Un
 	s.Stop(drain)
 	streams.Close(drain)
 	cancelSweep()
-	<-swept
+	select {
+	case <-swept:
+	case <-drain.Done():
+	}
 	p.engine.Close(drain)
 	return err
 }

@@ -132,12 +132,15 @@ func (e *Engine) containerEnded(c *container, x monitor.Exit, err error) {
 	c.queue.do(func() { e.cleanAfterExit(c) })
 }
 
+// cleanAfterExit takes back what an ended container left. It runs in the container's
+// queue, and is an operation, for it may hang.
 func (e *Engine) cleanAfterExit(c *container) {
 	v := c.snapshot()
 	c.disconnect()
-	ctx, cancel := context.WithTimeout(e.ctx, killBudget)
-	defer cancel()
-	err := errors.Join(e.killProcesses(ctx, v.Handler, v.CgroupParent, v.ID), netns.Unpin(e.Layout.TargetNamespace(v.ID)))
+	_, err := e.run(e.ctx, opKey{"clean container", v.ID}, killBudget, func(ctx context.Context, op *operation) (string, error) {
+		op.begins("kill")
+		return v.ID, errors.Join(e.killProcesses(ctx, v.Handler, v.CgroupParent, v.ID), netns.Unpin(e.Layout.TargetNamespace(v.ID)))
+	})
 	if err != nil && e.ctx.Err() == nil {
 		// Removal does it again and keeps the reason; here nobody waits for it.
 		e.Log.Warn("what an ended container left cannot be removed yet", "container", v.ID, "err", err)

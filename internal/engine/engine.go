@@ -143,6 +143,8 @@ type Engine struct {
 	events      event.Hub[*Event]
 	told        told
 	quarantined []record.Broken
+	// orphans are those *orphan, by ID, that are not removed yet.
+	orphans sync.Map
 	// usersRefused is why no layer can have the owners of a user namespace; nil where it can.
 	usersRefused error
 	logDropped   atomic.Uint64 // bytes, of containers that ended in this daemon's life

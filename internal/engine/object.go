@@ -43,6 +43,28 @@ type blocked struct {
 	tries int
 }
 
+// attempts are those to tear something down.
+type attempts struct {
+	blocked atomic.Pointer[blocked]
+	retry   retry
+}
+
+// note keeps the reason of a failed stop or teardown visible and has it tried again; a
+// success clears it.
+func (a *attempts) note(err error, again func()) {
+	if err == nil {
+		a.blocked.Store(nil)
+		a.retry.cancel()
+		return
+	}
+	next := &blocked{err: err, since: time.Now(), tries: 1}
+	if last := a.blocked.Load(); last != nil {
+		next.since, next.tries = last.since, last.tries+1
+	}
+	a.blocked.Store(next)
+	a.retry.after(min(retryFirst<<min(next.tries-1, 10), retryMost), again)
+}
+
 // object is what a sandbox and a container share.
 type object[V any] struct {
 	// value is the snapshot: immutable, replaced by commit alone.
@@ -52,25 +74,8 @@ type object[V any] struct {
 	committing sync.Mutex
 	queue      queue
 	// conn is the connection to the monitor of the object's process; nil without one.
-	conn    atomic.Pointer[monitor.Conn]
-	blocked atomic.Pointer[blocked]
-	retry   retry
-}
-
-// note keeps the reason of a failed stop or teardown visible and has it tried again; a
-// success clears it.
-func (o *object[V]) note(err error, again func()) {
-	if err == nil {
-		o.blocked.Store(nil)
-		o.retry.cancel()
-		return
-	}
-	next := &blocked{err: err, since: time.Now(), tries: 1}
-	if last := o.blocked.Load(); last != nil {
-		next.since, next.tries = last.since, last.tries+1
-	}
-	o.blocked.Store(next)
-	o.retry.after(min(retryFirst<<min(next.tries-1, 10), retryMost), again)
+	conn atomic.Pointer[monitor.Conn]
+	attempts
 }
 
 func (o *object[V]) snapshot() V { return *o.value.Load() }

@@ -24,6 +24,9 @@ type operation struct {
 	err error
 }
 
+// idleOperation is for work that nobody waits for or looks at.
+func idleOperation() *operation { return &operation{} }
+
 type stage struct {
 	name string
 	// on is what it waits for, where that may be anything: a path of the node.

@@ -4,14 +4,18 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/crio-minimal/crio/internal/netns"
+	"github.com/crio-minimal/crio/internal/network"
 	"github.com/crio-minimal/crio/internal/pod"
 	"github.com/crio-minimal/crio/internal/record"
 )
@@ -44,66 +48,121 @@ func (e *Engine) hasDirectory(id string) bool {
 	return false
 }
 
-// sweepOrphans removes what has a name of ours but no record: processes, directories,
-// layers and network attachments. One whose record is in quarantine is left alone: it
-// may run.
-func (e *Engine) sweepOrphans(ctx context.Context) {
+// orphan is what has a name of ours but no record, of one ID: processes, directories,
+// layers and network attachments.
+type orphan struct {
+	attempts
+	id string
+	// container: it has the directory or a layer of a container, or of a pod's pause.
+	container bool
+	layers    []string
+	networks  []network.Attached
+	// sandbox: it has the directory of a sandbox.
+	sandbox bool
+}
+
+// findOrphans passes over those whose record is in quarantine: they may run.
+func (e *Engine) findOrphans(ctx context.Context) []*orphan {
+	// Before the listing: what is removed meanwhile is no orphan.
+	known := e.knownIDs()
+	found := map[string]*orphan{}
+	of := func(id string) *orphan {
+		if found[id] == nil {
+			found[id] = &orphan{id: id}
+		}
+		return found[id]
+	}
+	for _, id := range e.directories(e.Layout.ContainerDirs()) {
+		of(id).container = true
+	}
 	layers, err := e.Layers.List(ctx)
 	if err != nil {
 		e.Log.Warn("sweep of layers", "err", err)
 	}
-	orphans := map[string][]string{} // layers by the container they belong to
-	for _, id := range e.directories(e.Layout.ContainerDirs()) {
-		orphans[id] = nil
-	}
 	for _, layer := range layers {
-		id := pod.LayerOwner(layer)
-		orphans[id] = append(orphans[id], layer)
+		o := of(pod.LayerOwner(layer))
+		o.container, o.layers = true, append(o.layers, layer)
 	}
-	boxes := e.directories(e.Layout.SandboxDirs())
+	for _, id := range e.directories(e.Layout.SandboxDirs()) {
+		of(id).sandbox = true
+	}
 	attached, err := e.Networks.Attached()
 	if err != nil {
 		e.Log.Warn("sweep of networks", "err", err)
 	}
-	// After the listing: an object that is made meanwhile is in the index before it
-	// has a directory, a layer or a network, and so cannot look like an orphan.
-	known := e.knownIDs()
-	for id, layers := range orphans {
-		if known[id] {
-			continue
-		}
-		e.Log.Warn("sweep: a container without a record", "id", id)
-		err := e.tearDownContainer(ctx, idleOperation(), e.orphan(id))
-		for _, layer := range layers {
-			err = errors.Join(err, e.Layers.Remove(ctx, layer))
-		}
-		e.unwanted(err, id)
-	}
 	for _, a := range attached {
 		// Others may attach their own through the same cache: the namespace tells whose it is.
-		if known[a.ID] || a.Netns != e.Layout.Namespace(a.ID, "net") {
-			continue
+		if a.Netns == e.Layout.Namespace(a.ID, "net") {
+			o := of(a.ID)
+			o.networks = append(o.networks, a)
 		}
-		e.Log.Warn("sweep: a pod without a record has an address", "id", a.ID)
-		if !netns.Pinned(a.Netns) {
-			a.Netns = ""
-		}
-		del, cancel := context.WithTimeout(ctx, networkBudget)
-		e.unwanted(e.Networks.Detach(del, a), a.ID)
-		cancel()
 	}
-	for _, id := range boxes {
-		if known[id] {
-			continue
-		}
-		e.Log.Warn("sweep: a sandbox without a record", "id", id)
-		e.unwanted(errors.Join(netns.Remove(ctx, e.Layout.NamespaceDir(id)), e.tearDownSandbox(pod.Sandbox{ID: id})), id)
+	// And after it: an object that is made meanwhile is in the index before it has a
+	// directory, a layer or a network.
+	maps.Copy(known, e.knownIDs())
+	maps.DeleteFunc(found, func(id string, _ *orphan) bool { return known[id] })
+	for id := range found {
+		e.Log.Warn("sweep: what has no record is removed", "id", id)
 	}
+	return slices.Collect(maps.Values(found))
 }
 
-// orphan is a container without a record as far as others tell of it: its bundle names
+// removeOrphan tries until it succeeds; it returns after the first try, or when ctx ends.
+func (e *Engine) removeOrphan(ctx context.Context, o *orphan) {
+	_, err := e.run(ctx, opKey{"remove orphan", o.id}, removeBudget, func(ctx context.Context, op *operation) (string, error) {
+		e.orphans.Store(o.id, o)
+		err := e.tearDownOrphan(ctx, op, o)
+		o.note(err, func() { e.removeOrphan(e.ctx, o) })
+		if err == nil {
+			e.orphans.Delete(o.id)
+		}
+		return o.id, err
+	})
+	e.unwanted(err, o.id)
+}
+
+// tearDownOrphan is idempotent.
+func (e *Engine) tearDownOrphan(ctx context.Context, op *operation, o *orphan) error {
+	if o.container {
+		if err := e.tearDownContainer(ctx, op, e.orphanContainer(o.id)); err != nil {
+			return err
+		}
+		op.stage("layers")
+		for _, layer := range o.layers {
+			if err := e.Layers.Remove(ctx, layer); err != nil {
+				return fmt.Errorf("layer %s: %w", o.id, err)
+			}
+		}
+	}
+	for _, a := range o.networks {
+		op.stage("cni del")
+		if err := e.detach(ctx, a); err != nil {
+			return fmt.Errorf("cni del %s: %w", o.id, err)
+		}
+	}
+	if !o.sandbox {
+		return nil
+	}
+	op.stage("namespaces")
+	if err := netns.Remove(ctx, e.Layout.NamespaceDir(o.id)); err != nil {
+		return fmt.Errorf("namespaces %s: %w", o.id, err)
+	}
+	op.stage("files")
+	return e.tearDownSandbox(pod.Sandbox{ID: o.id})
+}
+
+func (e *Engine) detach(ctx context.Context, a network.Attached) error {
+	if !netns.Pinned(a.Netns) {
+		a.Netns = ""
+	}
+	ctx, cancel := context.WithTimeout(ctx, networkBudget)
+	defer cancel()
+	return e.Networks.Detach(ctx, a)
+}
+
+// orphanContainer is a container without a record as far as others tell of it: its bundle names
 // its cgroup, and the runtime that made it has a directory of it.
-func (e *Engine) orphan(id string) pod.Container {
+func (e *Engine) orphanContainer(id string) pod.Container {
 	c := pod.Container{ID: id}
 	maker := "" // the default one, when no runtime knows it
 	for name, h := range e.Handlers {

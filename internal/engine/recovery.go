@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -18,10 +19,21 @@ import (
 // takes longer is waited for beside the requests.
 const connectPatience = 5 * time.Second
 
-// Unwanted are objects that a daemon before this one left half-made or half-removed.
-type Unwanted struct {
-	sandboxes  []*sandbox
+// Unwanted are objects that a daemon before this one left half-made or half-removed, by
+// the ID of their sandbox.
+type Unwanted map[string]*unwantedPod
+
+type unwantedPod struct {
 	containers []*container
+	// sandbox is nil where it stays. It goes after its containers.
+	sandbox *sandbox
+}
+
+func (u Unwanted) of(sandboxID string) *unwantedPod {
+	if u[sandboxID] == nil {
+		u[sandboxID] = &unwantedPod{}
+	}
+	return u[sandboxID]
 }
 
 // Recover loads the records and finds out what became of each object: from its
@@ -29,7 +41,8 @@ type Unwanted struct {
 // over. Nothing in it is fatal to the daemon but an unreadable directory, and
 // nothing that runs is ended. When it returns, readers see the truth, but for
 // monitors that do not answer yet; what is unwanted has to be torn down by Sweep.
-func (e *Engine) Recover(ctx context.Context) (u Unwanted, err error) {
+func (e *Engine) Recover(ctx context.Context) (Unwanted, error) {
+	u := Unwanted{}
 	if e.usersRefused = e.tryUsers(ctx); e.usersRefused != nil {
 		e.Log.Warn("pods with user namespaces will be refused", "reason", e.usersRefused)
 	}
@@ -49,7 +62,7 @@ func (e *Engine) Recover(ctx context.Context) (u Unwanted, err error) {
 		e.index.addSandbox(s, true)
 		e.Labels.Reserve(labelsOf(v))
 		if v.Phase == pod.SandboxCreating || v.Phase == pod.SandboxRemoving {
-			u.sandboxes = append(u.sandboxes, s)
+			u.of(v.ID).sandbox = s
 		}
 		watches = append(watches, e.recoverSandbox(s))
 	}
@@ -59,7 +72,8 @@ func (e *Engine) Recover(ctx context.Context) (u Unwanted, err error) {
 			return u, err
 		}
 		if v.Phase == pod.ContainerCreating || v.Phase == pod.ContainerRemoving {
-			u.containers = append(u.containers, c)
+			p := u.of(v.SandboxID)
+			p.containers = append(p.containers, c)
 		}
 		watches = append(watches, e.recoverContainer(c))
 		e.recoverUpdate(c)
@@ -278,37 +292,6 @@ func (e *Engine) commitRecovered(c *container, event pod.ContainerEvent) {
 	}
 }
 
-// Sweep tears down what Recover found unwanted, and what has a name of ours but no
-// record. It may run while requests are served: what they make is not its business.
-// Teardowns that have begun go on when ctx ends.
-func (e *Engine) Sweep(ctx context.Context, u Unwanted) {
-	for _, c := range u.containers {
-		e.unwanted(e.awaitContainerRemoval(ctx, c), c.snapshot().ID)
-	}
-	for _, s := range u.sandboxes {
-		e.unwanted(e.awaitSandboxRemoval(ctx, s), s.snapshot().ID)
-	}
-	sys.Failpoint("recovery", "unwanted removed")
-	for _, c := range e.index.containers() {
-		// The daemon before this one has recorded the exit, and may have got no further.
-		if v := c.snapshot(); v.Phase == pod.ContainerExited && v.BootID == e.bootID {
-			_ = c.queue.wait(func() error { e.cleanAfterExit(c); return nil })
-		}
-	}
-	if ctx.Err() == nil {
-		e.sweepOrphans(ctx)
-	}
-}
-
-func (e *Engine) unwanted(err error, id string) {
-	if err != nil {
-		e.Log.Warn("what a daemon before this one left cannot be removed yet", "id", id, "err", err)
-	}
-}
-
-// idleOperation is for work that nobody waits for or looks at.
-func idleOperation() *operation { return &operation{} }
-
 // MakeRunDirectories makes the parents of what lives on tmpfs, and the root file
 // system of the pause process, which is the binary alone.
 func (e *Engine) MakeRunDirectories() error {
@@ -335,11 +318,7 @@ func (e *Engine) MakeRunDirectories() error {
 			return fmt.Errorf("run directory: %w", err)
 		}
 	}
-	data, err := os.ReadFile(e.Pause)
-	if err != nil {
-		return fmt.Errorf("pause binary: %w", err)
-	}
-	if err := sys.WriteFile(l.PauseRootfs()+"/pause", data, 0o755); err != nil {
+	if err := e.writePause(l.PauseRootfs() + "/pause"); err != nil {
 		return err
 	}
 	// The pauses of all pods share it.
@@ -349,4 +328,23 @@ func (e *Engine) MakeRunDirectories() error {
 		}
 	}
 	return nil
+}
+
+// writePause copies the pause binary. Without space for another one, that of the daemon
+// before this one serves: what runs must not be left without a daemon.
+func (e *Engine) writePause(path string) error {
+	data, err := os.ReadFile(e.Pause)
+	if err != nil {
+		return fmt.Errorf("pause binary: %w", err)
+	}
+	last, missing := os.ReadFile(path)
+	if missing == nil && bytes.Equal(last, data) {
+		return nil
+	}
+	err = sys.WriteFile(path, data, 0o755)
+	if err != nil && missing == nil {
+		e.Log.Warn("the pause binary cannot be replaced; the one that is there is used", "err", err)
+		return nil
+	}
+	return err
 }

@@ -86,7 +86,8 @@ type Report struct {
 	SubscribersDropped uint64
 }
 
-// BlockedReport is an object whose stop or teardown failed and is being tried again.
+// BlockedReport is an object whose stop or teardown failed and is being tried again. Its kind is
+// "orphan" where it has no record.
 type BlockedReport struct {
 	Kind, ID, Reason string
 	// Since is the age of the first failure in nanoseconds.
@@ -141,6 +142,10 @@ func (e *Engine) Report() Report {
 			Kind: "sandbox", ID: v.ID, Name: v.Config.GetMetadata().GetNamespace() + "/" + v.Config.GetMetadata().GetName(),
 			Phase: string(v.Phase), Age: time.Since(time.Unix(0, v.CreatedAt)),
 		})
+	}
+	for _, found := range e.orphans.Range {
+		o := found.(*orphan)
+		r.block("orphan", o.id, o.blocked.Load())
 	}
 	for _, op := range e.Images.Operations() {
 		r.Operations = append(r.Operations, OperationReport{

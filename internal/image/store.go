@@ -124,7 +124,7 @@ func Open(o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open image store %s: %w", so.GraphRoot, nameDamage(so.GraphRoot, so.GraphDriverName, err))
 	}
-	s := &Store{options: o, store: st, log: o.Log, damaged: damaged, pulls: make(map[pullKey]*pull), works: make(map[*work]struct{}), usage: containerUsage{turn: make(chan struct{}, 1)}}
+	s := &Store{options: o, store: guard(st), log: o.Log, damaged: damaged, pulls: make(map[pullKey]*pull), works: make(map[*work]struct{}), usage: containerUsage{turn: make(chan struct{}, 1)}}
 	s.base, s.stop = context.WithCancel(context.Background())
 	s.index.Store(&index{})
 	if err := s.recoverPulls(); err != nil {

@@ -79,7 +79,7 @@ func FuzzBody(f *testing.F) {
 		if err != nil {
 			t.Fatalf("%q was written, but is not read: %v", data, err)
 		}
-		d := &Dir{unknown: map[string]map[string]json.RawMessage{}}
+		d := &Dir{unknown: map[string]json.RawMessage{}}
 		if s, err := decodeSandbox(id, stored); err == nil {
 			wantSavable(t, d, id, stored, s)
 		}

@@ -76,6 +76,8 @@ func decodeSandbox(id string, data []byte) (sandboxBody, error) {
 	if b.Sandbox.Config == nil {
 		err = errors.Join(err, errNoConfig)
 	}
+	// As this daemon knows them, for keepUnknown.
+	err = errors.Join(err, marshal(&b.Config, b.Sandbox.Config), marshal(&b.Overhead, b.Sandbox.Overhead), marshal(&b.Resources, b.Sandbox.Resources))
 	return b, errors.Join(err, checkID(id, b.ID))
 }
 
@@ -125,6 +127,9 @@ func decodeContainer(id string, data []byte) (containerBody, error) {
 	if b.Container.Config == nil {
 		err = errors.Join(err, errNoConfig)
 	}
+	// As this daemon knows them, for keepUnknown.
+	err = errors.Join(err, marshal(&b.Config, b.Container.Config), marshal(&b.User, b.Container.User),
+		marshal(&b.Resources, b.Container.Resources), marshal(&b.Update, b.Container.Update))
 	return b, errors.Join(err, checkID(id, b.ID))
 }
 

@@ -186,6 +186,8 @@ func TestUnknownFieldsSurvive(t *testing.T) {
 	}
 	body["Later"] = json.RawMessage(later)
 	body["Config"] = json.RawMessage(strings.Replace(string(config), "{", `{"fieldOf2030":{"a":1},`, 1))
+	body["Handler"] = json.RawMessage(strings.Replace(string(body["Handler"]), "{", `{"fieldOf2031":[2],`, 1))
+	body["Network"] = json.RawMessage(strings.Replace(string(body["Network"]), "{", `{"fieldOf2032":3,`, 1))
 	if err := d.Save(value.ID, body, false); err != nil {
 		t.Fatal(err)
 	}
@@ -204,6 +206,11 @@ func TestUnknownFieldsSurvive(t *testing.T) {
 			t.Fatal(err)
 		}
 		file := readRecord(t, d, value.ID)
+		for _, field := range []string{`"version":1`, `"fieldOf2030":{"a":1}`, `"fieldOf2031":[2]`} {
+			if !strings.Contains(file, field) {
+				t.Errorf("after %s the record has no %s: %s", phase, field, file)
+			}
+		}
 		if !strings.Contains(file, `"Later":`+later) || !strings.Contains(file, `"Network":null`) || !strings.Contains(file, `"Phase":"`+string(phase)+`"`) {
 			t.Errorf("after %s the record is %s", phase, file)
 		}

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,9 +18,10 @@ import (
 	"github.com/crio-minimal/crio/internal/sys"
 )
 
-// Version of the record format. A reader takes every version up to its own, and
-// newer ones too as long as the body still decodes: fields it does not know are
-// kept and written back.
+// Version of the record format: that of the daemon which wrote the record last. A reader
+// takes every version up to its own, and newer ones too as long as the body still
+// decodes: fields it does not know are kept and written back, but for those of the
+// elements of a list.
 const Version = 1
 
 // maxSize bounds what is read of one record. gRPC messages are bounded at 80 MiB
@@ -57,9 +57,9 @@ type Dir struct {
 	path, quarantine string
 
 	mu sync.Mutex
-	// unknown holds, per ID, the fields of a newer daemon's record that this one
-	// does not know. Only IDs that have any are in it.
-	unknown map[string]map[string]json.RawMessage
+	// unknown holds, per ID, an object of the fields of a newer daemon's record that this
+	// one does not know. Only IDs that have any are in it.
+	unknown map[string]json.RawMessage
 }
 
 // Open makes the directories where they are missing (0700).
@@ -69,7 +69,7 @@ func Open(path, quarantine string) (*Dir, error) {
 			return nil, fmt.Errorf("record directory %s: %w", p, err)
 		}
 	}
-	return &Dir{path: path, quarantine: quarantine, unknown: map[string]map[string]json.RawMessage{}}, nil
+	return &Dir{path: path, quarantine: quarantine, unknown: map[string]json.RawMessage{}}, nil
 }
 
 // Durable asks Save for an fsync of the file and of its directory.
@@ -227,21 +227,13 @@ func encode(body []byte) ([]byte, error) {
 }
 
 func (d *Dir) keepUnknown(id string, body []byte, known any) error {
-	var all, ours map[string]json.RawMessage
-	if err := json.Unmarshal(body, &all); err != nil {
-		return fmt.Errorf("body is not an object: %w", err)
-	}
-	again, err := json.Marshal(known)
+	ours, err := json.Marshal(known)
 	if err != nil {
 		return err
 	}
-	if err := json.Unmarshal(again, &ours); err != nil {
-		return err
-	}
-	maps.DeleteFunc(all, func(key string, _ json.RawMessage) bool { _, ok := ours[key]; return ok })
-	if len(all) > 0 {
+	if extra := without(body, ours); extra != nil {
 		d.mu.Lock()
-		d.unknown[id] = all
+		d.unknown[id] = extra
 		d.mu.Unlock()
 	}
 	return nil
@@ -251,12 +243,61 @@ func (d *Dir) addUnknown(id string, raw []byte) ([]byte, error) {
 	d.mu.Lock()
 	extra := d.unknown[id]
 	d.mu.Unlock()
-	if len(extra) == 0 {
+	if extra == nil {
 		return raw, nil
 	}
-	merged := maps.Clone(extra)
-	if err := json.Unmarshal(raw, &merged); err != nil {
-		return nil, err
+	return with(raw, extra)
+}
+
+// object is nil for what is no JSON object.
+func object(data []byte) (fields map[string]json.RawMessage) {
+	if json.Unmarshal(data, &fields) != nil {
+		return nil
 	}
-	return json.Marshal(merged)
+	return fields
+}
+
+// without returns the fields of one object, and of the objects in it, that another has
+// not; nil when there are none.
+func without(all, ours json.RawMessage) json.RawMessage {
+	known := object(ours)
+	if known == nil {
+		return nil
+	}
+	extra := map[string]json.RawMessage{}
+	for key, value := range object(all) {
+		if mine, ok := known[key]; ok {
+			value = without(value, mine)
+		}
+		if value != nil {
+			extra[key] = value
+		}
+	}
+	if len(extra) == 0 {
+		return nil
+	}
+	data, err := json.Marshal(extra)
+	if err != nil {
+		return nil // not of what was just decoded
+	}
+	return data
+}
+
+// with adds to an object the fields that without has taken from another. What is no
+// object any more stays as it is.
+func with(ours, extra json.RawMessage) (json.RawMessage, error) {
+	fields := object(ours)
+	if fields == nil {
+		return ours, nil
+	}
+	for key, value := range object(extra) {
+		if mine, ok := fields[key]; ok {
+			var err error
+			if value, err = with(mine, value); err != nil {
+				return nil, err
+			}
+		}
+		fields[key] = value
+	}
+	return json.Marshal(fields)
 }

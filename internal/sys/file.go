@@ -85,10 +85,14 @@ func BootID() (string, error) {
 
 // LockDir makes the caller the only holder of the directory's lock file until it
 // calls release or ends, however it ends. The directory must exist. The error of a
-// second holder names the pid of the first.
+// second holder names the pid of the first. A disk that is full or read-only keeps
+// nobody from a lock file that is there.
 func LockDir(path string) (release func(), err error) {
 	name := filepath.Join(path, "lock")
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if errors.Is(err, unix.EROFS) {
+		f, err = os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
@@ -101,13 +105,9 @@ func LockDir(path string) (release func(), err error) {
 		}
 		return nil, fmt.Errorf("lock %s: %w", name, err)
 	}
-	// Informative only: the flock is the lock.
-	if err = f.Truncate(0); err == nil {
-		_, err = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
-	}
-	if err != nil {
-		_ = f.Close()
-		return nil, fmt.Errorf("lock %s: %w", name, err)
+	// Informative only, and so not worth an error: the flock is the lock.
+	if f.Truncate(0) == nil {
+		_, _ = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
 	}
 	return func() { _ = f.Close() }, nil
 }

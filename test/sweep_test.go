@@ -1,0 +1,113 @@
+package test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/crio-minimal/crio/internal/engine"
+)
+
+// operations are those of one kind.
+func (n *node) operations(kind string) (found []engine.OperationReport) {
+	n.t.Helper()
+	for _, op := range n.status().Operations {
+		if op.Kind == kind {
+			found = append(found, op)
+		}
+	}
+	return found
+}
+
+// The sweep took back what ended containers had left one after the other, 10 s for each
+// whose runtime hangs; nobody saw it, and SIGTERM waited for all of them.
+func TestSweepThatHangsIsSeenAndEndsInTime(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "runtime")
+	orders := faulty(t, path, `for word; do case $word in create|start|delete) verb=$word; break ;; esac; done`, `runc "$@"`)
+	n, image := readyNode(t, options{conf: fmt.Sprintf("[crio.runtime.runtimes.runc]\nruntime_path = %q\n", path)})
+	pod := n.podConfig()
+	box := n.runPod(pod)
+	order := filepath.Join(orders, "delete")
+	n.order(order, "hangs")
+	const ended = 6
+	for range ended {
+		n.exited(n.runContainer(box, pod, n.containerConfig(image, "true")))
+	}
+	n.kill()
+	n.start()
+	n.await("the clean-up after all of them", func() error {
+		if ops := n.operations("clean container"); len(ops) != ended {
+			return fmt.Errorf("operations: %+v", n.status().Operations)
+		}
+		return nil
+	})
+	n.answersInTime()
+	begun := time.Now()
+	n.stop()
+	if took := time.Since(begun); took > 30*time.Second {
+		t.Errorf("SIGTERM took %s", took)
+	}
+	n.endOrder(order)
+	n.start()
+}
+
+// A pod whose teardown hangs kept the sweep from all others, which nobody saw.
+func TestHangingPodsHoldUpNobodyInTheSweep(t *testing.T) {
+	n, _, orders := pluginNode(t, options{})
+	del := filepath.Join(orders, "DEL")
+	const pods = 3
+	var boxes []string
+	for range pods {
+		boxes = append(boxes, n.runPod(n.podConfig()))
+	}
+	n.order(del, "hangs")
+	for _, box := range boxes {
+		n.hangs(func(ctx context.Context) error {
+			return second(n.RemovePodSandbox(ctx, &cri.RemovePodSandboxRequest{PodSandboxId: box}))
+		}, "cni del")
+	}
+	n.kill()
+	n.start()
+	n.await("the removal of all of them", func() error {
+		if ops := n.operations("remove sandbox"); len(ops) != pods {
+			return fmt.Errorf("operations: %+v", n.status().Operations)
+		}
+		return nil
+	})
+	n.answersInTime()
+	n.endOrder(del)
+	n.compare(n.before)
+}
+
+// What has no record, and could not be removed when the daemon started, was left until
+// the next start, and told nowhere.
+func TestOrphanThatCannotBeRemovedIsTriedAgain(t *testing.T) {
+	n, _, orders := pluginNode(t, options{})
+	del := filepath.Join(orders, "DEL")
+	box := n.runPod(n.podConfig())
+	n.kill()
+	if err := os.Remove(n.path("state/pods/" + box)); err != nil {
+		t.Fatal(err)
+	}
+	n.order(del, "fails")
+	n.start()
+	n.blocked("no luck")
+	if b := n.status().Blocked; len(b) != 1 || b[0].Kind != "orphan" || b[0].ID != box {
+		t.Errorf("blocked: %+v", b)
+	}
+	n.endOrder(del)
+	n.await("the removal", func() error {
+		if b := n.status().Blocked; len(b) != 0 {
+			return fmt.Errorf("blocked: %+v", b)
+		}
+		return nil
+	})
+	n.removePodCgroups() // the pods' own, which are the kubelet's
+	n.startedAnew()
+	n.compare(n.before)
+}
