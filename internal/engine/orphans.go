@@ -160,8 +160,8 @@ func (e *Engine) detach(ctx context.Context, a network.Attached) error {
 	return e.Networks.Detach(ctx, a)
 }
 
-// orphanContainer is a container without a record as far as others tell of it: its bundle names
-// its cgroup, and the runtime that made it has a directory of it.
+// orphanContainer is a container without a record as far as others tell of it: its bundle
+// names its cgroup, and the runtime that made it has a directory of it.
 func (e *Engine) orphanContainer(id string) pod.Container {
 	c := pod.Container{ID: id}
 	maker := "" // the default one, when no runtime knows it
