@@ -10,6 +10,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/crio-minimal/crio/internal/cgroup"
 )
 
 // Rows of a pod's life. Those of several steps are the sums of their times.
@@ -79,12 +81,26 @@ type subject interface {
 	life(ctx context.Context, handler, name string) (times, error)
 }
 
-func (d *daemon) life(ctx context.Context, handler, name string) (times, error) {
+// life begins with what the kubelet makes before it asks for a pod: the directory of its logs
+// and its cgroup.
+func (d *daemon) life(ctx context.Context, handler, name string) (took times, err error) {
 	config := d.podConfig(name)
 	if err := os.MkdirAll(config.GetLogDirectory(), 0o755); err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(config.GetLogDirectory())
+	tree, err := cgroup.Open(cgroup.Cgroupfs)
+	if err != nil {
+		return nil, err
+	}
+	made, err := tree.MissingParents(config.GetLinux().GetCgroupParent())
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, tree.RemoveParents(made)) }()
+	if err := tree.MakeParents(made); err != nil {
+		return nil, err
+	}
 	return walk(d.steps(ctx, handler, name), nil)
 }
 
