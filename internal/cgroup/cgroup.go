@@ -243,7 +243,26 @@ func (t *Tree) MonitorGroup(parent, id string) (Group, error) {
 		return Group{}, err
 	}
 	p := path.Join(dir, "crio-conmon-"+id)
-	return t.group(p, p), nil
+	return t.group(p, p).apart(), nil
+}
+
+// apart keeps those hierarchies of v1 in which a monitor must not be where the daemon is:
+// it is charged for itself, found and killed by its group, and not by systemd with the
+// daemon's unit. Each hierarchy more would cost every start and every removal.
+func (g Group) apart() Group {
+	if g.version == 2 {
+		return g
+	}
+	all := g.of
+	g.of, g.dirs, g.freezer = map[string]string{}, nil, ""
+	for _, key := range []string{"cpu", "cpuacct", "memory", "name=systemd", "pids", hybridTree} {
+		if dir, ok := all[key]; ok {
+			g.of[key], g.dirs = dir, append(g.dirs, dir)
+		}
+	}
+	slices.Sort(g.dirs)
+	g.dirs = slices.Compact(g.dirs)
+	return g
 }
 
 func cgroupfsParent(parent, byDefault string) (string, error) {

@@ -128,6 +128,10 @@ func TestMonitorGroup(t *testing.T) {
 			t.Errorf("v%d %s %q: got %s, %v, want %s", c.tree.version, c.tree.driver, c.parent, g.OCIPath(), err, c.want)
 		}
 	}
+	g, err := treeV1(Cgroupfs).MonitorGroup("m", "1")
+	if want := []string{base + "/cpu,cpuacct/m/crio-conmon-1", base + "/memory/m/crio-conmon-1", base + "/pids/m/crio-conmon-1"}; err != nil || !slices.Equal(g.dirs, want) {
+		t.Errorf("directories of a monitor: %v, %v, want %v", g.dirs, err, want)
+	}
 	if g, err := treeV1(Cgroupfs).MonitorGroup("/a/../b", "1"); err == nil {
 		t.Errorf("a parent with .. was taken as %s", g.OCIPath())
 	}
