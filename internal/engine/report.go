@@ -32,16 +32,13 @@ func (e *Engine) Container(id string) (pod.Container, error) {
 // Sandboxes returns every sandbox that a client may see, the newest first. One that
 // is being made has no ID for anybody yet.
 func (e *Engine) Sandboxes() []pod.Sandbox {
-	var all []pod.Sandbox
+	var seen []*pod.Sandbox
 	for _, s := range e.index.sandboxes() {
-		if v := s.snapshot(); v.Phase.Listed() {
-			all = append(all, v)
+		if v := s.value.Load(); v.Phase.Listed() {
+			seen = append(seen, v)
 		}
 	}
-	slices.SortFunc(all, func(a, b pod.Sandbox) int {
-		return cmp.Or(cmp.Compare(b.CreatedAt, a.CreatedAt), cmp.Compare(a.ID, b.ID))
-	})
-	return all
+	return newestFirst(seen, func(v *pod.Sandbox) (int64, string) { return v.CreatedAt, v.ID })
 }
 
 // Containers returns every container that a client may see, the newest first.
@@ -53,15 +50,26 @@ func (e *Engine) ContainersOf(sandboxID string) []pod.Container {
 }
 
 func listed(containers []*container) []pod.Container {
-	var all []pod.Container
+	var seen []*pod.Container
 	for _, c := range containers {
-		if v := c.snapshot(); v.Phase.Listed() {
-			all = append(all, v)
+		if v := c.value.Load(); v.Phase.Listed() {
+			seen = append(seen, v)
 		}
 	}
-	slices.SortFunc(all, func(a, b pod.Container) int {
-		return cmp.Or(cmp.Compare(b.CreatedAt, a.CreatedAt), cmp.Compare(a.ID, b.ID))
+	return newestFirst(seen, func(v *pod.Container) (int64, string) { return v.CreatedAt, v.ID })
+}
+
+// newestFirst sorts snapshots where they are, for they are large, and copies each once.
+func newestFirst[V any](snapshots []*V, key func(*V) (created int64, id string)) []V {
+	slices.SortFunc(snapshots, func(a, b *V) int {
+		createdA, idA := key(a)
+		createdB, idB := key(b)
+		return cmp.Or(cmp.Compare(createdB, createdA), cmp.Compare(idA, idB))
 	})
+	all := make([]V, len(snapshots))
+	for i, v := range snapshots {
+		all[i] = *v
+	}
 	return all
 }
 
