@@ -232,17 +232,18 @@ func TestAddressesThatAreGivenTwice(t *testing.T) {
 	n, image := readyNode(t, options{})
 	old := n.podConfig()
 	oldBox := n.runPod(old)
+	address := func(box string) string { return n.sandbox(box).GetNetwork().GetIp() }
+	given := address(oldBox)
 	n.powerOff()
 	if err := os.RemoveAll(n.path("ipam")); err != nil {
 		t.Fatal(err)
 	}
 	n.start()
-	address := func(box string) string { return n.sandbox(box).GetNetwork().GetIp() }
 	pod := n.podConfig()
 	box := n.runPod(pod)
-	for i := 0; address(box) != address(oldBox); i++ {
+	for i := 0; address(box) != given; i++ {
 		if i > 10 {
-			t.Fatalf("%s is not given again, but %s", address(oldBox), address(box))
+			t.Fatalf("%s is not given again, but %s", given, address(box))
 		}
 		pod = n.podConfig()
 		box = n.runPod(pod)

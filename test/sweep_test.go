@@ -84,6 +84,26 @@ func TestHangingPodsHoldUpNobodyInTheSweep(t *testing.T) {
 	n.compare(n.before)
 }
 
+// The undo of a pod that could not be made had its own 90 s, SIGTERM or not.
+func TestUndoThatHangsHoldsUpNoSIGTERM(t *testing.T) {
+	n, _, orders := pluginNode(t, options{})
+	add, del := filepath.Join(orders, "ADD"), filepath.Join(orders, "DEL")
+	n.order(add, "fails")
+	n.order(del, "hangs")
+	n.hangs(func(ctx context.Context) error {
+		return second(n.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: n.podConfig()}))
+	}, "cni del")
+	begun := time.Now()
+	n.stop()
+	if took := time.Since(begun); took > 30*time.Second {
+		t.Errorf("SIGTERM took %s", took)
+	}
+	n.endOrder(add)
+	n.endOrder(del)
+	n.start()
+	n.compare(n.before)
+}
+
 // What has no record, and could not be removed when the daemon started, was left until
 // the next start, and told nowhere.
 func TestOrphanThatCannotBeRemovedIsTriedAgain(t *testing.T) {

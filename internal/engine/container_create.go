@@ -84,7 +84,8 @@ func (e *Engine) createContainer(ctx context.Context, op *operation, s *sandbox,
 			}
 		}
 		op.stage("undo")
-		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeBudget)
+		// Not beyond the daemon's end: the next one finds the record and goes on.
+		undo, cancel := context.WithTimeout(e.ctx, removeBudget)
 		defer cancel()
 		if undoErr := e.removeContainer(undo, op, c); undoErr != nil {
 			e.Log.Error("a container that could not be made cannot be undone yet", "container", v.ID, "err", undoErr)

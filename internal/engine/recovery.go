@@ -78,6 +78,7 @@ func (e *Engine) Recover(ctx context.Context) (Unwanted, error) {
 		watches = append(watches, e.recoverContainer(c))
 		e.recoverUpdate(c)
 	}
+	e.retryStops()
 	patience, cancel := context.WithTimeout(ctx, connectPatience)
 	defer cancel()
 	for _, op := range watches {
@@ -105,14 +106,20 @@ func ended(done <-chan struct{}) bool {
 	}
 }
 
+// retryStops has the stops tried again that a daemon before this one did not end. It needs
+// to know of all containers: a stop takes the network from those that it does not see.
+func (e *Engine) retryStops() {
+	for _, s := range e.index.sandboxes() {
+		if s.snapshot().StopRequested {
+			s.retry.after(retryFirst, func() { e.retrySandbox(s) })
+		}
+	}
+}
+
 // recoverSandbox keeps a ready sandbox ready if its namespaces and its pause
-// process are still those of this boot, and has the stop of one that was being stopped
-// tried again. It returns what still goes on, if anything.
+// process are still those of this boot. It returns what still goes on, if anything.
 func (e *Engine) recoverSandbox(s *sandbox) *operation {
 	v := s.snapshot()
-	if v.StopRequested {
-		s.retry.after(retryFirst, func() { e.retrySandbox(s) })
-	}
 	if v.Phase != pod.SandboxReady {
 		return nil
 	}

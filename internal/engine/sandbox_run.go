@@ -15,6 +15,7 @@ import (
 	"github.com/crio-minimal/crio/internal/network"
 	"github.com/crio-minimal/crio/internal/pod"
 	"github.com/crio-minimal/crio/internal/spec"
+	"github.com/crio-minimal/crio/internal/sys"
 	"github.com/crio-minimal/crio/internal/untrusted"
 )
 
@@ -73,7 +74,8 @@ func (e *Engine) runSandbox(ctx context.Context, op *operation, v pod.Sandbox) (
 			return nil
 		}
 		op.stage("undo")
-		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeBudget)
+		// Not beyond the daemon's end: the next one finds the record and goes on.
+		undo, cancel := context.WithTimeout(e.ctx, removeBudget)
 		defer cancel()
 		if undoErr := e.removeSandbox(undo, op, s); undoErr != nil {
 			e.Log.Error("a sandbox that could not be made cannot be undone yet", "sandbox", v.ID, "err", undoErr)
@@ -193,7 +195,9 @@ func (e *Engine) requestNetwork(ctx context.Context, s *sandbox) func() (network
 		if chosen, err = e.Networks.Choose(ctx); err != nil {
 			return fault.New(fault.Unavailable, "network is not ready: %w", err)
 		}
-		return e.commitSandbox(s, pod.NetworkRequested{Network: pod.Network{Name: chosen.Network, Config: chosen.Config}}, true)
+		err = e.commitSandbox(s, pod.NetworkRequested{Network: pod.Network{Name: chosen.Network, Config: chosen.Config}}, true)
+		sys.Failpoint("network", "recorded")
+		return err
 	})
 	return func() (network.Attachment, error) {
 		err := recording.Wait()

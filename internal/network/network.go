@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/types"
@@ -45,8 +46,11 @@ type Network struct {
 	podCIDR atomic.Pointer[string]
 
 	status atomic.Pointer[status]
-	asking sync.Mutex    // guards asked
-	asked  chan struct{} // closed when the running STATUS has been answered; nil: none runs
+	asking sync.Mutex // guards those below
+	// asked is closed when the running STATUS, which began at askedAt, has been answered;
+	// nil: none runs.
+	asked   chan struct{}
+	askedAt time.Time
 }
 
 // New makes a Network; nothing is read before the first call.

@@ -11,6 +11,8 @@ import (
 const (
 	// statusTime bounds the plugins' STATUS.
 	statusTime = 2 * time.Second
+	// statusSlack is what killing them may take.
+	statusSlack = time.Second
 	// statusAge is how long its answer holds.
 	statusAge = 5 * time.Second
 	// statusGrace is how long plugins that were ready may say that they are not before the
@@ -46,14 +48,29 @@ func (n *Network) told(grace time.Duration) error {
 		return err
 	}
 	s := n.status.Load()
+	var silent error
 	if !s.fresh(l) {
-		if answered := n.ask(l); s == nil {
-			<-answered
+		answered, since := n.ask(l)
+		if s == nil {
+			wait := time.NewTimer(statusTime + statusSlack)
+			defer wait.Stop()
+			select {
+			case <-answered:
+			case <-wait.C:
+			}
 			s = n.status.Load()
 		}
+		if asked := time.Since(since); s == nil || asked > statusTime+statusSlack {
+			silent = fmt.Errorf("network %s (%s): its STATUS has not ended for %s", l.list.Name, l.file, asked.Round(time.Second))
+		}
 	}
-	if time.Since(s.ready) < grace {
+	switch {
+	case s == nil:
+		return silent
+	case time.Since(s.ready) < grace:
 		return nil
+	case silent != nil:
+		return silent
 	}
 	return s.err
 }
@@ -68,24 +85,26 @@ func (n *Network) Check(ctx context.Context) error {
 		if s := n.status.Load(); s.fresh(l) {
 			return s.err
 		}
+		answered, _ := n.ask(l)
 		select {
-		case <-n.ask(l): // or another configuration's answer
+		case <-answered: // or another configuration's answer
 		case <-ctx.Done():
 			return fmt.Errorf("network %s (%s): its STATUS: %w", l.list.Name, l.file, ctx.Err())
 		}
 	}
 }
 
-// ask asks the plugins, unless they are being asked, and returns what is closed after it,
-// which is within statusTime.
-func (n *Network) ask(l *loaded) <-chan struct{} {
+// ask asks the plugins, unless they are being asked, and returns what is closed after it and
+// when it began. It takes statusTime at most, but for a plugin that cannot be killed, since
+// its disk does not answer.
+func (n *Network) ask(l *loaded) (answered <-chan struct{}, since time.Time) {
 	n.asking.Lock()
 	defer n.asking.Unlock()
 	if n.asked != nil {
-		return n.asked
+		return n.asked, n.askedAt
 	}
 	done := make(chan struct{})
-	n.asked = done
+	n.asked, n.askedAt = done, time.Now()
 	go func() {
 		n.status.Store(n.answer(l, n.status.Load()))
 		n.asking.Lock()
@@ -93,7 +112,7 @@ func (n *Network) ask(l *loaded) <-chan struct{} {
 		n.asking.Unlock()
 		close(done)
 	}()
-	return done
+	return done, n.askedAt
 }
 
 // answer asks. It has no caller's context: the answer is everybody's.
@@ -101,7 +120,7 @@ func (n *Network) answer(l *loaded, last *status) *status {
 	ctx, cancel := context.WithTimeout(context.Background(), statusTime)
 	defer cancel()
 	next := &status{list: l.list}
-	if last != nil {
+	if last != nil && last.list.Name == l.list.Name {
 		next.ready = last.ready
 	}
 	// libcni asks only where the configuration's version has the verb.

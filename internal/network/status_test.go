@@ -14,6 +14,12 @@ func (s *site) ages(by time.Duration) {
 	s.status.Store(&last)
 }
 
+// answered waits until the plugins have said what they say now.
+func (s *site) answered() {
+	done, _ := s.ask(s.loaded.Load())
+	<-done
+}
+
 func TestStatus(t *testing.T) {
 	s := newScript(t, `echo $CNI_COMMAND >> $dir/calls; cat $dir/say; [ ! -s $dir/say ]`)
 	calls := func() int { return strings.Count(s.read(t, "calls"), "STATUS") }
@@ -83,10 +89,39 @@ func TestReadersDoNotWaitForAPluginThatHangs(t *testing.T) {
 	if err := s.Answer(); err == nil {
 		t.Error("a reader has waited for the plugin")
 	}
-	<-s.ask(s.loaded.Load())
+	s.answered()
 	if err := s.Answer(); err != nil {
 		t.Errorf("it is back: %v", err)
 	}
+}
+
+// A plugin whose disk does not answer cannot be killed: whoever asked for the first answer
+// waited for it for ever, and everybody else was told the last one.
+func TestPluginThatCannotBeKilledIsNotReady(t *testing.T) {
+	s := newScript(t, `true`)
+	forEver := func() {
+		s.asking.Lock()
+		defer s.asking.Unlock()
+		s.asked, s.askedAt = make(chan struct{}), time.Now().Add(-2*statusGrace)
+	}
+	wants := func(what string) {
+		t.Helper()
+		for _, err := range []error{s.Ready(), s.Answer()} {
+			if err == nil || !strings.Contains(err.Error(), "has not ended") {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+	}
+	forEver()
+	wants("without an answer")
+	s.asked = nil
+	s.answered()
+	if err := s.Ready(); err != nil {
+		t.Fatal(err)
+	}
+	s.ages(2 * statusGrace)
+	forEver()
+	wants("with an old answer")
 }
 
 // Plugins that restart are not ready for a while; a node that says so loses its pods.
@@ -95,7 +130,7 @@ func TestPluginsThatFlapAreGivenTime(t *testing.T) {
 	told := func(what string, ready bool) {
 		t.Helper()
 		s.ages(statusAge)
-		<-s.ask(s.loaded.Load())
+		s.answered()
 		if err := s.Ready(); (err == nil) != ready {
 			t.Errorf("%s: %v", what, err)
 		}
