@@ -237,19 +237,22 @@ func (k *killNode) held(p killPoint) *os.File {
 func (k *killNode) look(p killPoint, answered <-chan error) {
 	k.t.Helper()
 	k.answersInTime()
-	if len(answered) > 0 && !p.stage {
-		return // what comes after the answer
-	}
 	kind, stage, _ := strings.Cut(p.name, ": ")
 	// The containers of a pod are removed side by side, by one operation.
 	shared := kind == "remove sandbox" && !strings.Contains(p.place, "/sandbox_")
-	ops := k.status().Operations
-	for _, op := range ops {
-		if p.stage && op.Kind == kind && (shared || op.Stage == stage) || !p.stage && op.Kind != "reach monitor" {
-			return
+	// An operation ends a moment before its caller has the answer.
+	k.await("what is done, in crio status", func() error {
+		ops := k.status().Operations
+		for _, op := range ops {
+			if p.stage && op.Kind == kind && (shared || op.Stage == stage) || !p.stage && op.Kind != "reach monitor" {
+				return nil
+			}
 		}
-	}
-	k.t.Errorf("crio status does not tell of %s: %+v", p.name, ops)
+		if len(answered) > 0 && !p.stage {
+			return nil // what comes after the answer
+		}
+		return fmt.Errorf("%s is not in %+v", p.name, ops)
+	})
 }
 
 // check makes the request, and looks at what came of it.
