@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -33,7 +34,7 @@ func runTerminal(ctx context.Context, cmd *exec.Cmd, e Exec, s stdio.Streams) (i
 		}
 	}()
 	if err := cmd.Start(); err != nil {
-		listener.Close()
+		noMore(listener)
 		<-received
 		return 0, err
 	}
@@ -44,7 +45,7 @@ func runTerminal(ctx context.Context, cmd *exec.Cmd, e Exec, s stdio.Streams) (i
 	ended := make(chan end, 1)
 	go func() {
 		code, err := wait(ctx, cmd)
-		listener.Close() // one that comes later is nobody's
+		noMore(listener)
 		ended <- end{code, err}
 	}()
 	console, ok := <-received
@@ -87,11 +88,18 @@ func resize(console *os.File, rows, cols uint16) {
 	})
 }
 
+// noMore ends the wait for a connection. One that was made before it is still taken: a
+// command that is quick has ended before anybody here looked.
+func noMore(listener *net.UnixListener) { _ = listener.SetDeadline(time.Now()) }
+
 // receiveConsole takes the one descriptor that the first connection brings, and closes
-// the listener.
+// the listener. It waits for the connection until noMore is called.
 func receiveConsole(ctx context.Context, listener *net.UnixListener) (*os.File, error) {
 	defer listener.Close()
 	conn, err := listener.AcceptUnix()
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		conn, err = acceptNow(listener)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -119,4 +127,27 @@ func receiveConsole(ctx context.Context, listener *net.UnixListener) (*os.File, 
 		return nil, errors.Join(err, unix.Close(fds[0]))
 	}
 	return os.NewFile(uintptr(fds[0]), "terminal"), nil
+}
+
+// acceptNow takes a connection that waits already, and does not wait for one: Go's own
+// accept does not look any more once its deadline is over.
+func acceptNow(listener *net.UnixListener) (*net.UnixConn, error) {
+	raw, err := listener.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var fd int
+	var acceptErr error
+	if err := raw.Control(func(listener uintptr) {
+		fd, _, acceptErr = unix.Accept4(int(listener), unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
+	}); err != nil || acceptErr != nil {
+		return nil, errors.Join(err, acceptErr)
+	}
+	file := os.NewFile(uintptr(fd), "terminal's connection")
+	defer file.Close()
+	conn, err := net.FileConn(file)
+	if err != nil {
+		return nil, err
+	}
+	return conn.(*net.UnixConn), nil
 }
