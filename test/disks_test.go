@@ -105,6 +105,14 @@ func (n *node) refusedFor(reason string) {
 	n.answersInTime()
 }
 
+// fill writes a file until the disk is full.
+func (n *node) fill(path string) {
+	n.t.Helper()
+	if out, err := exec.Command("dd", "if=/dev/zero", "of="+path, "bs=4k").CombinedOutput(); err == nil {
+		n.t.Fatalf("the disk is not full: %s", out)
+	}
+}
+
 // readOnly makes a directory read-only until end is called.
 func (n *node) readOnly(dir string) (end func()) {
 	n.t.Helper()
@@ -143,20 +151,13 @@ func TestReadOnlyStateDisk(t *testing.T) {
 	if s := n.container(id); s.GetExitCode() != 137 {
 		t.Errorf("after a restart: %v", s)
 	}
-	if err := second(n.RemovePodSandbox(n.ctx(), &cri.RemovePodSandboxRequest{PodSandboxId: box})); err == nil || !strings.Contains(err.Error(), "read-only") {
-		t.Errorf("remove: %v", err)
-	}
+	n.removalFails(box, "read-only")
 	n.answersInTime()
 	if len(n.status().Blocked) == 0 {
 		t.Error("nothing is told to be blocked")
 	}
 	writable()
-	n.await("the removal", func() error {
-		if b := n.status().Blocked; len(b) > 0 {
-			return fmt.Errorf("blocked: %+v", b)
-		}
-		return nil
-	})
+	n.unblocked()
 	n.kill()
 	n.start()
 	n.compare(n.before)
@@ -205,9 +206,7 @@ func TestFullRunDirectory(t *testing.T) {
 	box := n.runPod(pod)
 	id := n.runContainer(box, pod, n.containerConfig(image, shell("trap 'exit 7' TERM; while true; do sleep 0.05; done")...))
 	created := n.create(box, pod, n.containerConfig(image, "sleep", "99"))
-	if out, err := exec.Command("dd", "if=/dev/zero", "of="+dir+"/fill", "bs=4k").CombinedOutput(); err == nil {
-		t.Fatalf("the disk is not full: %s", out)
-	}
+	n.fill(dir + "/fill")
 	n.refusedFor("no space")
 	if err := second(n.CreateContainer(n.ctx(), &cri.CreateContainerRequest{PodSandboxId: box, Config: n.containerConfig(image, "true"), SandboxConfig: pod})); err == nil || !strings.Contains(err.Error(), "no space") {
 		t.Errorf("create: %v", err)
@@ -244,6 +243,23 @@ func (n *node) pullFails(ref, reason string) {
 	}
 }
 
+// createFails wants a container refused for a reason that is not its configuration.
+func (n *node) createFails(box string, pod *cri.PodSandboxConfig, image, reason string) {
+	n.t.Helper()
+	err := second(n.CreateContainer(n.ctx(), &cri.CreateContainerRequest{PodSandboxId: box, Config: n.containerConfig(image, "true"), SandboxConfig: pod}))
+	if err == nil || !strings.Contains(err.Error(), reason) || status.Code(err) == codes.InvalidArgument {
+		n.t.Errorf("create: %v, want %q", err, reason)
+	}
+}
+
+// removalFails wants a pod to stay for a reason.
+func (n *node) removalFails(box, reason string) {
+	n.t.Helper()
+	if err := second(n.RemovePodSandbox(n.ctx(), &cri.RemovePodSandboxRequest{PodSandboxId: box})); err == nil || !strings.Contains(err.Error(), reason) {
+		n.t.Errorf("remove: %v, want %q", err, reason)
+	}
+}
+
 // An image store that is read-only: a pull and a container are refused, what runs goes
 // on, and what is removed goes when the disk can be written again.
 func TestReadOnlyImageStore(t *testing.T) {
@@ -255,22 +271,12 @@ func TestReadOnlyImageStore(t *testing.T) {
 	id := n.runContainer(box, pod, n.containerConfig(image, "sleep", "99"))
 	writable := n.readOnly(n.path("storage"))
 	n.pullFails(ref, "read-only")
-	err := second(n.CreateContainer(n.ctx(), &cri.CreateContainerRequest{PodSandboxId: box, Config: n.containerConfig(image, "true"), SandboxConfig: pod}))
-	if err == nil || !strings.Contains(err.Error(), "read-only") || status.Code(err) == codes.InvalidArgument {
-		t.Errorf("create: %v", err)
-	}
+	n.createFails(box, pod, image, "read-only")
 	n.answersInTime()
 	n.exec(id, "true")
-	if err := second(n.RemovePodSandbox(n.ctx(), &cri.RemovePodSandboxRequest{PodSandboxId: box})); err == nil || !strings.Contains(err.Error(), "read-only") {
-		t.Errorf("remove: %v", err)
-	}
+	n.removalFails(box, "read-only")
 	writable()
-	n.await("the removal", func() error {
-		if b := n.status().Blocked; len(b) > 0 {
-			return fmt.Errorf("blocked: %+v", b)
-		}
-		return nil
-	})
+	n.unblocked()
 	n.dropImages(n.pull(ref))
 }
 
@@ -290,17 +296,12 @@ func TestFailingImageStore(t *testing.T) {
 	unix.Sync()
 	n.shutDown(dir)
 	n.pullFails(ref, "input/output error")
-	err := second(n.CreateContainer(n.ctx(), &cri.CreateContainerRequest{PodSandboxId: box, Config: n.containerConfig(image, "true"), SandboxConfig: pod}))
-	if err == nil || !strings.Contains(err.Error(), "input/output error") || status.Code(err) == codes.InvalidArgument {
-		t.Errorf("create: %v", err)
-	}
+	n.createFails(box, pod, image, "input/output error")
 	n.answersInTime()
 	if err := second(n.StopPodSandbox(n.ctx(), &cri.StopPodSandboxRequest{PodSandboxId: box})); err != nil {
 		t.Errorf("stop: %v", err)
 	}
-	if err := second(n.RemovePodSandbox(n.ctx(), &cri.RemovePodSandboxRequest{PodSandboxId: box})); err == nil || !strings.Contains(err.Error(), "input/output error") {
-		t.Errorf("remove: %v", err)
-	}
+	n.removalFails(box, "input/output error")
 	n.kill()
 	n.shell("umount -R %[1]s && mount -o loop %[1]s.img %[1]s", dir)
 	n.start()
@@ -324,14 +325,9 @@ func TestFullImageStore(t *testing.T) {
 	pod := n.podConfig()
 	box := n.runPod(pod)
 	id := n.runContainer(box, pod, n.containerConfig(image, "sleep", "99"))
-	if out, err := exec.Command("dd", "if=/dev/zero", "of="+dir+"/fill", "bs=4k").CombinedOutput(); err == nil {
-		t.Fatalf("the disk is not full: %s", out)
-	}
+	n.fill(dir + "/fill")
 	n.pullFails(ref, "no space")
-	err := second(n.CreateContainer(n.ctx(), &cri.CreateContainerRequest{PodSandboxId: box, Config: n.containerConfig(image, "true"), SandboxConfig: pod}))
-	if err == nil || !strings.Contains(err.Error(), "no space") || status.Code(err) == codes.InvalidArgument {
-		t.Errorf("create: %v", err)
-	}
+	n.createFails(box, pod, image, "no space")
 	n.answersInTime()
 	n.exec(id, "true")
 	if err := os.Remove(dir + "/fill"); err != nil {

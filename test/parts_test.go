@@ -87,6 +87,17 @@ func (n *node) blocked(reason string) {
 	n.answersInTime()
 }
 
+// unblocked waits until everything that could not be removed has gone.
+func (n *node) unblocked() {
+	n.t.Helper()
+	n.await("the removal", func() error {
+		if b := n.status().Blocked; len(b) > 0 {
+			return fmt.Errorf("blocked: %+v", b)
+		}
+		return nil
+	})
+}
+
 // A CNI plugin that fails, dies, talks nonsense or hangs in ADD: the pod is refused with
 // the stage and the plugin's words, and its network is given back.
 func TestFaultyPluginInADD(t *testing.T) {

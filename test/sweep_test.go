@@ -24,11 +24,32 @@ func (n *node) operations(kind string) (found []engine.OperationReport) {
 	return found
 }
 
+// awaitOperations waits for so many of one kind, side by side.
+func (n *node) awaitOperations(kind string, count int) {
+	n.t.Helper()
+	n.await(fmt.Sprintf("%d times %s", count, kind), func() error {
+		if ops := n.operations(kind); len(ops) != count {
+			return fmt.Errorf("operations: %+v", n.status().Operations)
+		}
+		return nil
+	})
+}
+
+// stopsInTime: the drain, and little more.
+func (n *node) stopsInTime() {
+	n.t.Helper()
+	begun := time.Now()
+	n.stop()
+	if took := time.Since(begun); took > 30*time.Second {
+		n.t.Errorf("SIGTERM took %s", took)
+	}
+}
+
 // The sweep took back what ended containers had left one after the other, 10 s for each
 // whose runtime hangs; nobody saw it, and SIGTERM waited for all of them.
 func TestSweepThatHangsIsSeenAndEndsInTime(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "runtime")
-	orders := faulty(t, path, `for word; do case $word in create|start|delete) verb=$word; break ;; esac; done`, `runc "$@"`)
+	orders := faulty(t, path, runtimeVerb, `runc "$@"`)
 	n, image := readyNode(t, options{conf: fmt.Sprintf("[crio.runtime.runtimes.runc]\nruntime_path = %q\n", path)})
 	pod := n.podConfig()
 	box := n.runPod(pod)
@@ -40,18 +61,9 @@ func TestSweepThatHangsIsSeenAndEndsInTime(t *testing.T) {
 	}
 	n.kill()
 	n.start()
-	n.await("the clean-up after all of them", func() error {
-		if ops := n.operations("clean container"); len(ops) != ended {
-			return fmt.Errorf("operations: %+v", n.status().Operations)
-		}
-		return nil
-	})
+	n.awaitOperations("clean container", ended)
 	n.answersInTime()
-	begun := time.Now()
-	n.stop()
-	if took := time.Since(begun); took > 30*time.Second {
-		t.Errorf("SIGTERM took %s", took)
-	}
+	n.stopsInTime()
 	n.endOrder(order)
 	n.start()
 }
@@ -73,12 +85,7 @@ func TestHangingPodsHoldUpNobodyInTheSweep(t *testing.T) {
 	}
 	n.kill()
 	n.start()
-	n.await("the removal of all of them", func() error {
-		if ops := n.operations("remove sandbox"); len(ops) != pods {
-			return fmt.Errorf("operations: %+v", n.status().Operations)
-		}
-		return nil
-	})
+	n.awaitOperations("remove sandbox", pods)
 	n.answersInTime()
 	n.endOrder(del)
 	n.compare(n.before)
@@ -93,11 +100,7 @@ func TestUndoThatHangsHoldsUpNoSIGTERM(t *testing.T) {
 	n.hangs(func(ctx context.Context) error {
 		return second(n.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: n.podConfig()}))
 	}, "cni del")
-	begun := time.Now()
-	n.stop()
-	if took := time.Since(begun); took > 30*time.Second {
-		t.Errorf("SIGTERM took %s", took)
-	}
+	n.stopsInTime()
 	n.endOrder(add)
 	n.endOrder(del)
 	n.start()
@@ -121,12 +124,7 @@ func TestOrphanThatCannotBeRemovedIsTriedAgain(t *testing.T) {
 		t.Errorf("blocked: %+v", b)
 	}
 	n.endOrder(del)
-	n.await("the removal", func() error {
-		if b := n.status().Blocked; len(b) != 0 {
-			return fmt.Errorf("blocked: %+v", b)
-		}
-		return nil
-	})
+	n.unblocked()
 	n.removePodCgroups() // the pods' own, which are the kubelet's
 	n.startedAnew()
 	n.compare(n.before)
