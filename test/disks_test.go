@@ -231,6 +231,53 @@ func TestFullRunDirectory(t *testing.T) {
 	n.stop()
 }
 
+// A pod whose record could not be written when it was stopped or removed was ready again,
+// with addresses that others could have by then, for a daemon that came after its network
+// was given back and before its namespaces were gone.
+func TestStopOnAFullStateDiskIsKnownToTheNextDaemon(t *testing.T) {
+	points := t.TempDir()
+	n, _ := readyNode(t, options{failpoints: true, env: []string{"CRIO_FAILPOINTS=" + points}})
+	k := &killNode{node: n, dir: points}
+	dir := n.tmpfs("small", "size=1m")
+	n.moveTo(dir, "state_dir", "state")
+	for what, do := range map[string]func(box string) error{
+		"stop": func(box string) error {
+			return second(n.StopPodSandbox(n.ctx(), &cri.StopPodSandboxRequest{PodSandboxId: box}))
+		},
+		"remove": func(box string) error {
+			return second(n.RemovePodSandbox(n.ctx(), &cri.RemovePodSandboxRequest{PodSandboxId: box}))
+		},
+	} {
+		box := n.runPod(n.podConfig())
+		n.fill(dir + "/fill")
+		k.forget()
+		p := killPoint{name: "network: detached", nth: 1}
+		k.arm(p)
+		answered := make(chan error, 1)
+		go func() { answered <- do(box) }()
+		writer := k.held(p)
+		n.kill()
+		k.release(writer)
+		<-answered // cut off
+		n.start()
+		if s := n.sandbox(box); s.GetState() != cri.PodSandboxState_SANDBOX_NOTREADY || s.GetNetwork().GetIp() != "" {
+			t.Errorf("a pod that has lost its network in a %s is told as %v", what, s)
+		}
+		if err := do(box); err != nil {
+			t.Errorf("%s again: %v", what, err)
+		}
+		if left := glob(n.path("run/pods/" + box + "/ns/*")); len(left) > 0 {
+			t.Errorf("after the %s there is still %q", what, left)
+		}
+		if err := os.Remove(dir + "/fill"); err != nil {
+			t.Fatal(err)
+		}
+		n.removeAll()
+		n.compare(n.before)
+	}
+	n.stop()
+}
+
 // pullFails wants a pull refused for a reason, and the image not to be there.
 func (n *node) pullFails(ref, reason string) {
 	n.t.Helper()

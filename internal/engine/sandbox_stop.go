@@ -130,6 +130,12 @@ func (e *Engine) deleteNetwork(ctx context.Context, v pod.Sandbox) error {
 	if v.Network == nil {
 		return nil
 	}
+	// A full disk has not taken the record of the stop. To let go of a namespace takes no
+	// space, and the next daemon finds the pod without it (sandboxAlive), and so not ready
+	// however little of the network is left. Pods without it have a pause, which is gone.
+	if err := netns.Unpin(e.Layout.Namespace(v.ID, "uts")); err != nil {
+		return fmt.Errorf("namespaces %s: %w", v.ID, err)
+	}
 	ctx, cancel := context.WithTimeout(ctx, networkBudget)
 	defer cancel()
 	if err := e.Networks.Del(ctx, e.networkPod(v), attachmentOf(v.Network)); err != nil {
