@@ -386,3 +386,45 @@ func TestBrokenRecordIsSetAside(t *testing.T) {
 		t.Errorf("after it was put back: %v", s)
 	}
 }
+
+// The monitors of daemons until 1111e64 had a group in each hierarchy of cgroup v1. Those
+// after it knew of fewer, and left the others when the container was removed.
+func TestGroupsOfAnOlderDaemonsMonitorAreRemoved(t *testing.T) {
+	n, image := readyNode(t, options{})
+	pod := n.podConfig()
+	box := n.runPod(pod)
+	id := n.runContainer(box, pod, n.containerConfig(image, "sleep", "99"))
+	group := testParent() + "monitors/crio-conmon-" + id
+	monitors, err := os.ReadFile("/sys/fs/cgroup/pids" + group + "/tasks")
+	if err != nil {
+		t.Skipf("not cgroup v1: %v", err)
+	}
+	n.kill()
+	made := 0
+	for _, hierarchy := range []string{"blkio", "devices", "freezer", "net_cls", "perf_event"} {
+		dir := "/sys/fs/cgroup/" + hierarchy
+		if _, err := os.Stat(dir); err != nil {
+			continue
+		}
+		made++
+		if err := os.MkdirAll(dir+group, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = os.Remove(dir + testParent() + "monitors") }) // as the unit of the monitors would be
+		for _, pid := range strings.Fields(string(monitors)) {
+			if err := os.WriteFile(dir+group+"/tasks", []byte(pid), 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if made == 0 {
+		t.Skip("no hierarchy that monitors are not in")
+	}
+	n.start()
+	if _, err := n.RemoveContainer(n.ctx(), &cri.RemoveContainerRequest{ContainerId: id}); err != nil {
+		t.Fatal(err)
+	}
+	if left := glob("/sys/fs/cgroup/*" + group); len(left) > 0 {
+		t.Errorf("left: %q", left)
+	}
+}

@@ -248,12 +248,13 @@ func (t *Tree) MonitorGroup(parent, id string) (Group, error) {
 
 // apart keeps those hierarchies of v1 in which a monitor must not be where the daemon is:
 // it is charged for itself, found and killed by its group, and not by systemd with the
-// daemon's unit. Each hierarchy more would cost every start and every removal.
+// daemon's unit. Each hierarchy more would cost every start and every removal; to find that
+// no older daemon has made the group there costs some microseconds.
 func (g Group) apart() Group {
 	if g.version == 2 {
 		return g
 	}
-	all := g.of
+	all, everywhere := g.of, g.dirs
 	g.of, g.dirs, g.freezer = map[string]string{}, nil, ""
 	for _, key := range []string{"cpu", "cpuacct", "memory", "name=systemd", "pids", hybridTree} {
 		if dir, ok := all[key]; ok {
@@ -262,6 +263,7 @@ func (g Group) apart() Group {
 	}
 	slices.Sort(g.dirs)
 	g.dirs = slices.Compact(g.dirs)
+	g.older = slices.DeleteFunc(slices.Clone(everywhere), func(dir string) bool { return slices.Contains(g.dirs, dir) })
 	return g
 }
 

@@ -27,6 +27,8 @@ type Group struct {
 	pages []string // sizes of huge pages
 	// dirs are absolute: one in v2, one for each hierarchy in v1.
 	dirs []string
+	// older are those in which a daemon before this one made the group, too.
+	older []string
 	// memory, pids and freezer are those of dirs with these controllers. Every
 	// process of the group is in pids, whatever else a sub-group is made in.
 	memory, pids, freezer string
@@ -444,7 +446,7 @@ const (
 // Remove removes the group and those inside it. nil when there is none. A process
 // in it is an error: Kill comes first.
 func (g Group) Remove(ctx context.Context) error {
-	for _, dir := range g.dirs {
+	for _, dir := range slices.Concat(g.dirs, g.older) {
 		if err := walk(dir, func(d string) error { return rmdir(ctx, d) }); err != nil {
 			return fmt.Errorf("remove cgroup %s: %w", dir, err)
 		}

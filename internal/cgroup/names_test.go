@@ -132,6 +132,9 @@ func TestMonitorGroup(t *testing.T) {
 	if want := []string{base + "/cpu,cpuacct/m/crio-conmon-1", base + "/memory/m/crio-conmon-1", base + "/pids/m/crio-conmon-1"}; err != nil || !slices.Equal(g.dirs, want) {
 		t.Errorf("directories of a monitor: %v, %v, want %v", g.dirs, err, want)
 	}
+	if want := []string{base + "/freezer/m/crio-conmon-1"}; !slices.Equal(g.older, want) {
+		t.Errorf("directories of an older daemon's monitor: %v, want %v", g.older, want)
+	}
 	if g, err := treeV1(Cgroupfs).MonitorGroup("/a/../b", "1"); err == nil {
 		t.Errorf("a parent with .. was taken as %s", g.OCIPath())
 	}
