@@ -16,6 +16,9 @@ import (
 
 // TestMain runs the tests in a network and a mount namespace of their own.
 func TestMain(m *testing.M) {
+	if socket := os.Getenv(idleSocket); socket != "" {
+		os.Exit(serveIdle(socket))
+	}
 	os.Exit(fixture.Inside(m, func(m *testing.M) int {
 		defer removeCgroups()
 		return m.Run()
