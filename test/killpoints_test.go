@@ -436,7 +436,7 @@ func failpoint(call *ast.CallExpr) (name string) {
 
 // What is made for tests alone is in no binary that is shipped.
 func TestShippedBinaryHasNoFailpoints(t *testing.T) {
-	words := []string{"CRIO_FAILPOINTS", "written, not renamed", "one unpinned", "taken back by the runtime", "told of the start"}
+	words := []string{"CRIO_FAILPOINTS", "CRIO_BUDGET", "written, not renamed", "one unpinned", "taken back by the runtime", "told of the start"}
 	for program, wanted := range map[string]bool{"crio": false, "failpoints/crio": true} {
 		text, err := os.ReadFile(binary(t, program))
 		if err != nil {

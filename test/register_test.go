@@ -40,7 +40,7 @@ func registerOfLives() []proof {
 		{"2.5", "no lock is held while something is waited for", []string{"TestKilledAnywhereNothingIsLostOrLeft"}, "readers are timed while each stage is held; there is no build that watches the locks"},
 		{"3.1", "a kill at every point", []string{"TestKilledAnywhereNothingIsLostOrLeft"}, ""},
 		{"3.2", "an error at every point", []string{"TestFaultyPluginInADD", "TestFaultyPluginInDEL", "TestFaultyRuntime", "TestFaultyKillInASandbox", "TestFullRunDirectory", "TestReadOnlyStateDisk"}, "the parts fail, and the stages that call none do not"},
-		{"3.3", "a CNI plugin that fails or hangs in ADD or DEL", []string{"TestFaultyPluginInADD", "TestFaultyPluginInDEL", "TestFailedStopIsTriedAgain", "TestFailedRemovalsAreRetriedOnce", "TestHangsEndByTheirBudgets"}, "a hang of 90 s is in the long form; a plugin that says it has done DEL and has not is believed, as CNI has it"},
+		{"3.3", "a CNI plugin that fails or hangs in ADD or DEL", []string{"TestFaultyPluginInADD", "TestFaultyPluginInDEL", "TestFailedStopIsTriedAgain", "TestFailedRemovalsAreRetriedOnce", "TestHangsEndByTheirBudgets"}, "the 90 s after which a hang ends are 4 but in the long form; a plugin that says it has done DEL and has not is believed, as CNI has it"},
 		{"3.4", "a reboot, with pids that are another's", []string{"TestReboot", "TestRebootTwice", "TestSignalSparesTheSuccessorOfAPid"}, "another boot_id and an empty /run: the machine of the tests goes on"},
 		{"3.5", "pods that come and go for half an hour", []string{"TestChurn"}, ""},
 		{"3.6", "restarts among creations", []string{"TestChurn", "TestKilledAtRandomNothingIsLeft", "TestExitCodesAreRightWhateverHappensToTheDaemon"}, ""},

@@ -207,7 +207,7 @@ func (e *Engine) requestNetwork(ctx context.Context, s *sandbox) func() (network
 
 // addNetwork calls ADD with what has been recorded.
 func (e *Engine) addNetwork(ctx context.Context, v pod.Sandbox, requested network.Attachment) (*pod.Network, error) {
-	ctx, cancel := context.WithTimeout(ctx, networkBudget)
+	ctx, cancel := context.WithTimeout(ctx, sys.Budget(networkBudget))
 	defer cancel()
 	done, err := e.Networks.Add(ctx, e.networkPod(v), requested)
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"github.com/crio-minimal/crio/internal/fault"
 	"github.com/crio-minimal/crio/internal/netns"
 	"github.com/crio-minimal/crio/internal/pod"
+	"github.com/crio-minimal/crio/internal/sys"
 )
 
 // The operations that retries join, and the sweep.
@@ -136,7 +137,7 @@ func (e *Engine) deleteNetwork(ctx context.Context, v pod.Sandbox) error {
 	if err := netns.Unpin(e.Layout.Namespace(v.ID, "uts")); err != nil {
 		return fmt.Errorf("namespaces %s: %w", v.ID, err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, networkBudget)
+	ctx, cancel := context.WithTimeout(ctx, sys.Budget(networkBudget))
 	defer cancel()
 	if err := e.Networks.Del(ctx, e.networkPod(v), attachmentOf(v.Network)); err != nil {
 		return fmt.Errorf("cni del %s: %w", v.ID, err)

@@ -55,7 +55,7 @@ func (e *Engine) spawn(ctx context.Context, l launch, onExit func(monitor.Exit, 
 		defer dir.Close()
 		spec.CgroupFD, spec.JoinCgroup = int(dir.Fd()), nil
 	}
-	wait, cancel := context.WithTimeout(ctx, h.StartTimeout)
+	wait, cancel := context.WithTimeout(ctx, sys.Budget(h.StartTimeout))
 	defer cancel()
 	conn, status, err := monitor.Start(wait, spec, onExit)
 	if err == nil {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -42,6 +43,20 @@ func Failpoint(part, moment string) {
 		panic(fmt.Errorf("failpoint %s: %w", name, err))
 	}
 	fifo.Close()
+}
+
+// Budget is CRIO_BUDGET of the environment where that is set, for tests that wait for the
+// end of what hangs; else d.
+func Budget(d time.Duration) time.Duration {
+	text := os.Getenv("CRIO_BUDGET")
+	if text == "" {
+		return d
+	}
+	short, err := time.ParseDuration(text)
+	if err != nil {
+		panic(fmt.Errorf("CRIO_BUDGET: %w", err))
+	}
+	return short
 }
 
 // trace notes that name was reached and returns how often it was.
