@@ -67,20 +67,15 @@ func conformStatsCases() []conformCase {
 
 const mib = 1 << 20
 
-// worker has used some of everything, and uses nothing now.
+// worker uses some of everything, and then nothing.
 func (c *conform) worker(box string, pod *cri.PodSandboxConfig) (id string, config *cri.ContainerConfig) {
-	c.t.Helper()
-	id, config = c.beginWorker(box, pod)
-	c.awaitLog(logOf(pod, config), "done")
-	return id, config
-}
-
-func (c *conform) beginWorker(box string, pod *cri.PodSandboxConfig) (id string, config *cri.ContainerConfig) {
 	c.t.Helper()
 	config = c.containerConfig(c.image, shell("dd if=/dev/zero of=/data bs=1M count=8; i=0; while [ $i -lt 30000 ]; do i=$((i+1)); done; echo done; exec sleep 3600")...)
 	config.Labels, config.Annotations = map[string]string{"kind": "worker"}, map[string]string{"some": "thing"}
 	config.Linux.Resources = &cri.LinuxContainerResources{MemoryLimitInBytes: 128 * mib, MemorySwapLimitInBytes: 160 * mib, CpuQuota: 90_000, CpuPeriod: 100_000}
-	return c.runContainer(box, pod, config), config
+	id = c.runContainer(box, pod, config)
+	c.awaitLog(logOf(pod, config), "done")
+	return id, config
 }
 
 func (c *conform) containerStats(id string) *cri.ContainerStats {
@@ -176,13 +171,7 @@ func (c *conform) onTmpfs() bool {
 
 func conformContainerStats(c *conform) {
 	box, pod := c.pod(nil)
-	id, config := c.beginWorker(box, pod)
-	// At once, before those who ask for all containers can have taken two samples.
-	started := c.containerStats(id).GetCpu()
-	if started.GetUsageNanoCores() != nil {
-		c.t.Errorf("a rate after one sample: %v", started)
-	}
-	c.awaitLog(logOf(pod, config), "done")
+	id, config := c.worker(box, pod)
 	group := func(controller string) string { return c.cgroupOf(id, controller) }
 	before := c.counters(group)
 	first := c.containerStats(id)
@@ -202,7 +191,11 @@ func conformContainerStats(c *conform) {
 		c.t.Errorf("swap %v, the cgroup says %d", s, before["swap"])
 	}
 	c.checkPressure(c.pressureDir(group), first.GetCpu().GetPsi(), first.GetMemory().GetPsi(), first.GetIo())
-	c.checkRate(id, started)
+	// Those who ask for all containers can have taken two samples of the other one.
+	if started := c.containerStats(c.sleeperIn(box, pod, nil)).GetCpu(); started.GetUsageNanoCores() != nil {
+		c.t.Errorf("a rate after one sample: %v", started)
+	}
+	c.checkRate(id, first.GetCpu())
 	c.checkLayer(id)
 	c.stopContainer(id)
 	if s := c.containerStats(id); s.GetCpu() != nil || s.GetMemory() != nil || s.GetWritableLayer() == nil {
@@ -237,17 +230,11 @@ func (c *conform) stopContainer(id string) {
 	}
 }
 
-// checkLayer waits for the measure, which comes about behind the first call, and
-// compares it with the directory that the kernel writes to.
+// checkLayer compares the measure, which comes about behind a call, with the directory that
+// the kernel writes to. Somebody who asks for all containers may have had the layer measured
+// while it was written; then it takes ten seconds until that is done again.
 func (c *conform) checkLayer(id string) {
 	c.t.Helper()
-	var got *cri.FilesystemUsage
-	c.await("the size of the layer", func() error {
-		if got = c.containerStats(id).GetWritableLayer(); got == nil {
-			return fmt.Errorf("there is none")
-		}
-		return nil
-	})
 	mounts, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", c.pidOf(id)))
 	if err != nil {
 		c.t.Fatal(err)
@@ -275,9 +262,16 @@ func (c *conform) checkLayer(id string) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	if got.GetUsedBytes().GetValue() != bytes || got.GetInodesUsed().GetValue() != inodes || bytes < 8*mib {
-		c.t.Errorf("layer %v, and there are %d bytes and %d inodes in %s", got, bytes, inodes, dir)
+	if bytes < 8*mib {
+		c.t.Errorf("%d bytes in %s", bytes, dir)
 	}
+	var got *cri.FilesystemUsage
+	c.await("the size of the layer", func() error {
+		if got = c.containerStats(id).GetWritableLayer(); got.GetUsedBytes().GetValue() != bytes || got.GetInodesUsed().GetValue() != inodes {
+			return fmt.Errorf("layer %v, and there are %d bytes and %d inodes in %s", got, bytes, inodes, dir)
+		}
+		return nil
+	})
 	images, err := c.images.ImageFsInfo(c.ctx(), &cri.ImageFsInfoRequest{})
 	if err != nil || got.GetFsId().GetMountpoint() != images.GetContainerFilesystems()[0].GetFsId().GetMountpoint() || got.GetTimestamp() <= 0 {
 		c.t.Errorf("layer %v, file system %v, %v", got, images, err)
