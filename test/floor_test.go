@@ -94,7 +94,7 @@ func floor(t *testing.T) time.Duration {
 // late counts those calls that took longer than most above the floor, of which the slowest
 // tenth is left out, as it may be of the calls.
 func late(calls, floors []time.Duration, most time.Duration) (count int) {
-	above := most + slices.Sorted(slices.Values(floors))[len(floors)*9/10]
+	above := most + slices.Sorted(slices.Values(floors))[len(floors)-len(floors)/10-1]
 	for _, took := range calls {
 		if took >= above {
 			count++
