@@ -190,7 +190,10 @@ func (n *node) insideDaemon(inv inventory) {
 		}
 	}
 	for stack := range strings.SplitSeq(string(n.get("/debug/goroutines")), "\n\n") {
-		inv["goroutine of "+outermost(stack)]++
+		// One that has not begun yet, as happens on a busy machine, has no function so far.
+		if function := outermost(stack); function != "runtime.goexit" {
+			inv["goroutine of "+function]++
+		}
 	}
 }
 
