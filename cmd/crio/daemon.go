@@ -199,7 +199,8 @@ func openParts(ctx context.Context, cfg *config.Config, layout pod.Layout, log *
 		return nil, fmt.Errorf("crio.runtime.selinux: %w", err)
 	}
 	p := &parts{images: images, networks: network.New(networkOptions(cfg, log))}
-	layers := rootfs.New(images.Storage(), layout.State)
+	layers := rootfs.New(images.Storage, layout.State)
+	_, storage, _ := images.Place()
 	p.engine, err = engine.New(settings, engine.Drivers{
 		Images: images, Layers: layers, Networks: p.networks, Cgroups: cgroups, Labels: labels, Log: log,
 	}, bootID)
@@ -207,7 +208,7 @@ func openParts(ctx context.Context, cfg *config.Config, layout pod.Layout, log *
 		return nil, err
 	}
 	p.stats = stats.New(stats.Options{
-		Layout: layout, Cgroups: cgroups, Layers: layers, Storage: images.Storage().GraphRoot(),
+		Layout: layout, Cgroups: cgroups, Layers: layers, Storage: storage,
 		DefaultInterface: network.Interface, Groups: cfg.Stats.IncludedPodMetrics, Log: log,
 	})
 	return p, nil

@@ -55,14 +55,25 @@ type orphan struct {
 	id string
 	// container: it has the directory or a layer of a container, or of a pod's pause.
 	container bool
-	layers    []string
 	networks  []network.Attached
 	// sandbox: it has the directory of a sandbox.
 	sandbox bool
 }
 
-// findOrphans passes over those whose record is in quarantine: they may run.
-func (e *Engine) findOrphans(ctx context.Context) []*orphan {
+// removeOrphans removes those that can be seen, and looks again until all can be: a store
+// that is not open hides its layers.
+func (e *Engine) removeOrphans(ctx context.Context) {
+	found, err := e.findOrphans(ctx)
+	if ctx.Err() != nil {
+		return
+	}
+	e.search.note(err, func() { e.removeOrphans(e.ctx) })
+	sideBySide(ctx, found, e.removeOrphan)
+}
+
+// findOrphans passes over those whose record is in quarantine, for they may run, and those
+// that are being removed. An error tells what it could not see.
+func (e *Engine) findOrphans(ctx context.Context) ([]*orphan, error) {
 	// Before the listing: what is removed meanwhile is no orphan.
 	known := e.knownIDs()
 	found := map[string]*orphan{}
@@ -75,20 +86,16 @@ func (e *Engine) findOrphans(ctx context.Context) []*orphan {
 	for _, id := range e.directories(e.Layout.ContainerDirs()) {
 		of(id).container = true
 	}
-	layers, err := e.Layers.List(ctx)
-	if err != nil {
-		e.Log.Warn("sweep of layers", "err", err)
-	}
+	layers, hidden := e.Layers.List(ctx)
 	for _, layer := range layers {
-		o := of(pod.LayerOwner(layer))
-		o.container, o.layers = true, append(o.layers, layer)
+		of(pod.LayerOwner(layer)).container = true
 	}
 	for _, id := range e.directories(e.Layout.SandboxDirs()) {
 		of(id).sandbox = true
 	}
 	attached, err := e.Networks.Attached()
-	if err != nil {
-		e.Log.Warn("sweep of networks", "err", err)
+	if hidden = errors.Join(hidden, err); hidden != nil {
+		e.Log.Warn("sweep: not all can be seen, looking again later", "err", hidden)
 	}
 	for _, a := range attached {
 		// Others may attach their own through the same cache: the namespace tells whose it is.
@@ -100,11 +107,14 @@ func (e *Engine) findOrphans(ctx context.Context) []*orphan {
 	// And after it: an object that is made meanwhile is in the index before it has a
 	// directory, a layer or a network.
 	maps.Copy(known, e.knownIDs())
-	maps.DeleteFunc(found, func(id string, _ *orphan) bool { return known[id] })
+	maps.DeleteFunc(found, func(id string, _ *orphan) bool {
+		_, removing := e.orphans.Load(id)
+		return removing || known[id]
+	})
 	for id := range found {
 		e.Log.Warn("sweep: what has no record is removed", "id", id)
 	}
-	return slices.Collect(maps.Values(found))
+	return slices.Collect(maps.Values(found)), hidden
 }
 
 // removeOrphan tries until it succeeds; it returns after the first try, or when ctx ends.
@@ -128,10 +138,8 @@ func (e *Engine) tearDownOrphan(ctx context.Context, op *operation, o *orphan) e
 			return err
 		}
 		op.stage("layers")
-		for _, layer := range o.layers {
-			if err := e.Layers.Remove(ctx, layer); err != nil {
-				return fmt.Errorf("layer %s: %w", o.id, err)
-			}
+		if err := e.removeLayersOf(ctx, o.id); err != nil {
+			return fmt.Errorf("layers of %s: %w", o.id, err)
 		}
 	}
 	for _, a := range o.networks {
@@ -149,6 +157,18 @@ func (e *Engine) tearDownOrphan(ctx context.Context, op *operation, o *orphan) e
 	}
 	op.stage("files")
 	return e.tearDownSandbox(pod.Sandbox{ID: o.id})
+}
+
+// removeLayersOf removes those that the store has now, for it may not have been open when
+// the orphan was found.
+func (e *Engine) removeLayersOf(ctx context.Context, id string) error {
+	layers, err := e.Layers.List(ctx)
+	for _, layer := range layers {
+		if pod.LayerOwner(layer) == id {
+			err = errors.Join(err, e.Layers.Remove(ctx, layer))
+		}
+	}
+	return err
 }
 
 func (e *Engine) detach(ctx context.Context, a network.Attached) error {

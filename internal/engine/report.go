@@ -95,7 +95,8 @@ type Report struct {
 }
 
 // BlockedReport is an object whose stop or teardown failed and is being tried again. Its kind is
-// "orphan" where it has no record.
+// "orphan" where it has no record. "image store" is one that cannot be opened, by its
+// directory, and "search" that for orphans of the node.
 type BlockedReport struct {
 	Kind, ID, Reason string
 	// Since is the age of the first failure in nanoseconds.
@@ -151,6 +152,11 @@ func (e *Engine) Report() Report {
 			Phase: string(v.Phase), Age: time.Since(time.Unix(0, v.CreatedAt)),
 		})
 	}
+	if u := e.Images.Unopened(); u != nil {
+		_, root, _ := e.Images.Place()
+		r.block("image store", root, &blocked{err: u.Err, since: u.Since, tries: u.Tries})
+	}
+	r.block("search", "for orphans", e.search.blocked.Load())
 	for _, found := range e.orphans.Range {
 		o := found.(*orphan)
 		r.block("orphan", o.id, o.blocked.Load())

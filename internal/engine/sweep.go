@@ -42,7 +42,7 @@ func (e *Engine) Sweep(ctx context.Context, u Unwanted) {
 			_ = awaitQueue(ctx, &c.queue)
 		})
 	})
-	kinds.Go(func() { sideBySide(ctx, e.findOrphans(ctx), e.removeOrphan) })
+	kinds.Go(func() { e.removeOrphans(ctx) })
 	kinds.Wait()
 }
 

@@ -50,6 +50,9 @@ func (s *Store) Pull(ctx context.Context, ref string, cred Credential, platform 
 	if err := ctx.Err(); err != nil {
 		return "", fmt.Errorf("pull image %s: %w", ref, err)
 	}
+	if err := s.ready(); err != nil {
+		return "", fmt.Errorf("pull image %s: %w", ref, err)
+	}
 	p, key, err := s.join(pullKey{ref: trimTransport(ref), cred: cred, platform: platform})
 	if err != nil {
 		return "", err

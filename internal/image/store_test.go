@@ -383,6 +383,44 @@ func TestStalenessIsSeenWithinTheWait(t *testing.T) {
 	}
 }
 
+// What another tool has brought is seen by readers alone, without a removal's longer wait.
+func TestReadersSeeWhatOthersBring(t *testing.T) {
+	s := open(t, options(t, nil))
+	before := s.index.Load()
+	if _, err := s.store.CreateImage("", []string{"localhost/x:v1"}, "", "", nil); err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.Now().Add(10 * time.Second)
+	for s.current(t.Context()) == before {
+		if time.Now().After(deadline) {
+			t.Fatal("the index is stale")
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// While another tool has changed the store and holds its lock, one reader waits a moment
+// and no other one at all; after it all is seen.
+func TestOneReaderWaitsForALockedStore(t *testing.T) {
+	s := open(t, options(t, nil))
+	before := s.index.Load()
+	release := hold(t, s)
+	const reads = 50
+	begun := time.Now()
+	for range reads {
+		if s.current(t.Context()) != before {
+			t.Fatal("the index was renewed under the lock")
+		}
+	}
+	if took := time.Since(begun); took > reads*readWait/2 {
+		t.Errorf("%d reads took %s: more than one has waited", reads, took)
+	}
+	release()
+	if s.renewed(t.Context(), time.Minute) == before {
+		t.Error("the index is stale")
+	}
+}
+
 func remove(t *testing.T, path string) {
 	t.Helper()
 	if err := os.RemoveAll(path); err != nil {
