@@ -140,7 +140,9 @@ func (g *guarded) Shutdown(force bool) ([]string, error) {
 func (g *guarded) Exists(id string) bool { return g.usable() == nil && g.Store.Exists(id) }
 
 func (g *guarded) CreateContainer(id string, names []string, image, layer, metadata string, o *storage.ContainerOptions) (*storage.Container, error) {
-	return guardedCall(g, func() (*storage.Container, error) { return g.Store.CreateContainer(id, names, image, layer, metadata, o) })
+	return guardedCall(g, func() (*storage.Container, error) {
+		return g.Store.CreateContainer(id, names, image, layer, metadata, o)
+	})
 }
 
 func (g *guarded) Layers() ([]storage.Layer, error) {
