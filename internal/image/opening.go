@@ -42,7 +42,12 @@ func (s *Store) ready() error {
 }
 
 // Storage returns the store below, which this Store owns, once it is open: only for rootfs.New.
-func (s *Store) Storage() (storage.Store, error) { return s.store, s.ready() }
+func (s *Store) Storage() (storage.Store, error) {
+	if err := s.ready(); err != nil {
+		return nil, err
+	}
+	return s.store, nil
+}
 
 // keepOpening opens the store, if it takes many tries: its disk may be read-only, full or
 // broken while containers run. It returns when it is open, or when Close is called.
@@ -126,7 +131,7 @@ func (s *Store) Place() (driver, root, images string) {
 	return driver, s.place.GraphRoot, s.place.ImageStore
 }
 
-// begin has the store opened, and waits for the first try.
+// beginOpening has the store opened, and waits for the first try.
 func (s *Store) beginOpening() {
 	s.unopened.Store(&Unopened{Since: time.Now(), Err: fault.New(fault.Unavailable,
 		"image store %s is still being opened: its disk hangs, or another tool has it locked", s.place.GraphRoot)})
