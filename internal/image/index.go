@@ -19,6 +19,7 @@ import (
 	"go.podman.io/image/v5/docker/reference"
 	"go.podman.io/image/v5/manifest"
 	"go.podman.io/storage"
+	"go.podman.io/storage/pkg/lockfile"
 )
 
 // maxDocument caps a manifest and a config, as registries cap manifests.
@@ -27,9 +28,8 @@ const maxDocument = 4 << 20
 // An index that other tools made stale is waited for; after that the stale one is taken,
 // for the store may be locked.
 const (
-	// readWait bounds it for the first reader. It is about what it takes to load a store
-	// that nobody has locked, and short of what a list may take.
-	readWait = 4 * time.Millisecond
+	// readWait bounds it for a reader: a large store takes some 30 ms to load.
+	readWait = 100 * time.Millisecond
 	// renewWait bounds it for a removal, which finds nothing in a stale index.
 	renewWait = 2 * time.Second
 )
@@ -82,20 +82,34 @@ func (s *Store) stamp() stamp {
 	return out
 }
 
-// current returns the index for a reader. It takes no lock of the store. The first reader
-// after another tool changed the store has the index renewed and waits a moment for that;
-// the others take the last one until that is done, however long the store is locked. It is
-// nobody's wait while we change the store ourselves: what we have changed is in the index
-// before our caller is answered.
+// current returns the index for a reader. The first one after another tool changed the
+// store has the index renewed and waits for that, unless a tool has the store locked; the
+// others take the last index meanwhile. Nobody waits while we change the store ourselves:
+// what we have changed is in the index before our caller is answered.
 func (s *Store) current(ctx context.Context) *index {
 	if s.fresh() {
 		return s.index.Load()
 	}
-	done, first := s.renewal()
-	if first && !s.working() {
+	free := !s.working() && !s.locked()
+	if done, first := s.renewal(); first && free {
 		await(ctx, done, readWait)
 	}
 	return s.index.Load()
+}
+
+// locked tells whether loading the index would wait for a lock. It does not wait.
+func (s *Store) locked() bool {
+	for _, name := range []string{"-images/images.lock", "-layers/layers.lock"} {
+		lock, err := lockfile.GetLockFile(filepath.Join(s.store.GraphRoot(), s.store.GraphDriverName()+name))
+		if err == nil {
+			err = lock.TryRLock()
+		}
+		if err != nil {
+			return true
+		}
+		lock.Unlock()
+	}
+	return false
 }
 
 // renewed returns the index after it has been renewed, if the store has changed, or as it
