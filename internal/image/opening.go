@@ -49,7 +49,7 @@ func (s *Store) Storage() (storage.Store, error) {
 	return s.store, nil
 }
 
-// keepOpening opens the store, if it takes many tries: its disk may be read-only, full or
+// keepOpening opens the store, however many tries it takes: its disk may be read-only, full or
 // broken while containers run. It returns when it is open, or when Close is called.
 func (s *Store) keepOpening(tried func()) {
 	begun, delay := time.Now(), reopenFirst
@@ -58,6 +58,9 @@ func (s *Store) keepOpening(tried func()) {
 		if err == nil {
 			s.unopened.Store(nil)
 			tried()
+			if tries > 1 {
+				s.log.Info("image store is open", "tries", tries)
+			}
 			return
 		}
 		s.unopened.Store(&Unopened{Since: begun, Tries: tries, Err: fault.New(fault.Unavailable,
