@@ -100,15 +100,15 @@ func (e *Engine) join(key opKey, budget time.Duration, work func(context.Context
 
 // watch runs work, which waits for somebody else, as an operation without a deadline
 // of its own: it ends with what it waits for, or with the daemon.
-func (e *Engine) watch(key opKey, work func(context.Context)) *operation {
+func (e *Engine) watch(key opKey, work func(context.Context, *operation)) *operation {
 	name := key.kind + "\x00" + key.object
 	ops := &e.ops
 	ops.mu.Lock()
 	defer ops.mu.Unlock()
 	op := ops.begin(name, key)
-	op.begins("waiting")
 	ops.watches.Go(func() {
-		work(e.ctx)
+		op.stage("waiting")
+		work(e.ctx, op)
 		ops.end(name, op)
 	})
 	return op

@@ -95,7 +95,7 @@ type Report struct {
 }
 
 // BlockedReport is an object whose stop or teardown failed and is being tried again. Its kind is
-// "orphan" where it has no record.
+// "orphan" where it has no record, and "sweep", of "node", where these cannot be listed.
 type BlockedReport struct {
 	Kind, ID, Reason string
 	// Since is the age of the first failure in nanoseconds.
@@ -155,6 +155,7 @@ func (e *Engine) Report() Report {
 		o := found.(*orphan)
 		r.block("orphan", o.id, o.blocked.Load())
 	}
+	r.block("sweep", "node", e.unlisted.blocked.Load())
 	for _, op := range e.Images.Operations() {
 		r.Operations = append(r.Operations, OperationReport{
 			Kind: op.Kind, Object: op.Object, Stage: op.Stage, Age: op.Age, InStage: op.InStage,
