@@ -42,6 +42,19 @@ func (n *node) awaitOperations(kind string, count int) {
 	})
 }
 
+// swept waits until there is nothing of them on the node.
+func (n *node) swept(ids ...string) {
+	n.t.Helper()
+	n.await("the sweep", func() error {
+		for name := range n.inventory() {
+			if slices.ContainsFunc(ids, func(id string) bool { return strings.Contains(name, id) }) {
+				return fmt.Errorf("%s is left", name)
+			}
+		}
+		return nil
+	})
+}
+
 // stopsInTime: the drain, and little more.
 func (n *node) stopsInTime() {
 	n.t.Helper()
@@ -158,7 +171,7 @@ func TestPodsThatWaitForTheSweepAreSeenAndDelayNoRequest(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.order(del, "hangs")
-	defer os.Remove(del) // a test that has failed ends in time, too
+	defer os.Remove(del)         // a test that has failed ends in time, too
 	remove := func(box string) { // cut off by a kill, or by the end of the hang
 		_, _ = n.RemovePodSandbox(n.ctx(), &cri.RemovePodSandboxRequest{PodSandboxId: box})
 	}

@@ -127,7 +127,7 @@ func (e *Engine) sweepOrphans(ctx context.Context, op *operation) {
 		}
 		e.unlisted.note(err, func() { again <- struct{}{} })
 		if err == nil {
-			op.begins("waiting")
+			op.stage("what was found")
 			return
 		}
 		e.Log.Warn("sweep", "err", err)
