@@ -117,12 +117,11 @@ func serve(ctx context.Context, cfg *config.Config, p *parts, unwanted engine.Un
 		Config: cfg, Log: log,
 	}, server.Parts{Engine: p.engine, Images: p.images, Networks: p.networks, Stats: p.stats, Streams: streams})
 	p.dump.server.Store(s)
+	// Before the first answer: who is answered finds it in crio status until it is over.
+	p.engine.Sweep(unwanted)
 	ended := make(chan error, 2)
 	go func() { ended <- s.Serve(listener) }()
 	go func() { ended <- streams.Serve() }()
-	swept := make(chan struct{})
-	sweep, cancelSweep := context.WithCancel(ctx)
-	go func() { defer close(swept); p.engine.Sweep(sweep, unwanted) }()
 	log.Info("crio is ready", "version", version.Version, "socket", cfg.API.Listen)
 	if err := sys.Notify("READY=1"); err != nil {
 		log.Warn("systemd notify", "err", err)
@@ -139,11 +138,6 @@ func serve(ctx context.Context, cfg *config.Config, p *parts, unwanted engine.Un
 	defer cancel()
 	s.Stop(drain)
 	streams.Close(drain)
-	cancelSweep()
-	select {
-	case <-swept:
-	case <-drain.Done():
-	}
 	p.engine.Close(drain)
 	return err
 }

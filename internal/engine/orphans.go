@@ -11,8 +11,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/crio-minimal/crio/internal/netns"
 	"github.com/crio-minimal/crio/internal/network"
@@ -60,20 +62,9 @@ type orphan struct {
 	sandbox bool
 }
 
-// removeOrphans removes those that can be seen, and looks again until all can be: a store
-// that is not open hides its layers.
-func (e *Engine) removeOrphans(ctx context.Context) {
-	found, err := e.findOrphans(ctx)
-	if ctx.Err() != nil {
-		return
-	}
-	e.search.note(err, func() { e.removeOrphans(e.ctx) })
-	sideBySide(ctx, found, e.removeOrphan)
-}
-
-// findOrphans passes over those whose record is in quarantine, for they may run, and those
-// that are being removed. An error tells what it could not see.
-func (e *Engine) findOrphans(ctx context.Context) ([]*orphan, error) {
+// findOrphans passes over those whose record is in quarantine: they may run. With an
+// error it is not all of them.
+func (e *Engine) findOrphans(l *lister) ([]*orphan, error) {
 	// Before the listing: what is removed meanwhile is no orphan.
 	known := e.knownIDs()
 	found := map[string]*orphan{}
@@ -83,20 +74,26 @@ func (e *Engine) findOrphans(ctx context.Context) ([]*orphan, error) {
 		}
 		return found[id]
 	}
-	for _, id := range e.directories(e.Layout.ContainerDirs()) {
+	l.op.stage("list containers")
+	containers, failed := list(l, "containers", func() ([]string, error) { return directories(e.Layout.ContainerDirs()) })
+	for _, id := range containers {
 		of(id).container = true
 	}
-	layers, hidden := e.Layers.List(ctx)
+	l.op.stage("list layers")
+	layers, err := list(l, "layers", e.Layers.List)
+	failed = errors.Join(failed, err)
 	for _, layer := range layers {
 		of(pod.LayerOwner(layer)).container = true
 	}
-	for _, id := range e.directories(e.Layout.SandboxDirs()) {
+	l.op.stage("list sandboxes")
+	sandboxes, err := list(l, "sandboxes", func() ([]string, error) { return directories(e.Layout.SandboxDirs()) })
+	failed = errors.Join(failed, err)
+	for _, id := range sandboxes {
 		of(id).sandbox = true
 	}
-	attached, err := e.Networks.Attached()
-	if hidden = errors.Join(hidden, err); hidden != nil {
-		e.Log.Warn("sweep: not all can be seen, looking again later", "err", hidden)
-	}
+	l.op.stage("list networks")
+	attached, err := list(l, "networks", e.Networks.Attached)
+	failed = errors.Join(failed, err)
 	for _, a := range attached {
 		// Others may attach their own through the same cache: the namespace tells whose it is.
 		if a.Netns == e.Layout.Namespace(a.ID, "net") {
@@ -107,20 +104,50 @@ func (e *Engine) findOrphans(ctx context.Context) ([]*orphan, error) {
 	// And after it: an object that is made meanwhile is in the index before it has a
 	// directory, a layer or a network.
 	maps.Copy(known, e.knownIDs())
-	maps.DeleteFunc(found, func(id string, _ *orphan) bool {
-		_, removing := e.orphans.Load(id)
-		return removing || known[id]
-	})
+	maps.DeleteFunc(found, func(id string, _ *orphan) bool { return known[id] })
 	for id := range found {
+		if _, ok := e.orphans.Load(id); ok {
+			// Found by the lists before, which may have had less of it to tell.
+			failed = errors.Join(failed, fmt.Errorf("orphan %s has to go first", id))
+			delete(found, id)
+			continue
+		}
 		e.Log.Warn("sweep: what has no record is removed", "id", id)
 	}
-	return slices.Collect(maps.Values(found)), hidden
+	return slices.Collect(maps.Values(found)), failed
+}
+
+// listBudget bounds the wait for one list.
+const listBudget = 10 * time.Second
+
+// lister asks for lists, each of which may never come. One that is late is waited for when
+// it is asked for again, lest each try leaves a goroutine behind.
+type lister struct {
+	ctx   context.Context
+	op    *operation
+	calls singleflight.Group
+}
+
+// list is the list of one kind, or an error that tells what is to be done about it.
+func list[T any](l *lister, kind string, read func() ([]T, error)) (all []T, err error) {
+	ctx, cancel := context.WithTimeout(l.ctx, listBudget)
+	defer cancel()
+	select {
+	case r := <-l.calls.DoChan(kind, func() (any, error) { return read() }):
+		all, _ = r.Val.([]T)
+		err = r.Err
+	case <-ctx.Done():
+		err = fmt.Errorf("no answer: %w", ctx.Err())
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list %s: %w: those without a record stay until it can be read: mend its file system, and it is read again", kind, err)
+	}
+	return all, nil
 }
 
 // removeOrphan tries until it succeeds; it returns after the first try, or when ctx ends.
 func (e *Engine) removeOrphan(ctx context.Context, o *orphan) {
 	_, err := e.run(ctx, opKey{"remove orphan", o.id}, removeBudget, func(ctx context.Context, op *operation) (string, error) {
-		e.orphans.Store(o.id, o)
 		err := e.tearDownOrphan(ctx, op, o)
 		o.note(err, func() { e.removeOrphan(e.ctx, o) })
 		if err == nil {
@@ -162,7 +189,7 @@ func (e *Engine) tearDownOrphan(ctx context.Context, op *operation, o *orphan) e
 // removeLayersOf removes those that the store has now, for it may not have been open when
 // the orphan was found.
 func (e *Engine) removeLayersOf(ctx context.Context, id string) error {
-	layers, err := e.Layers.List(ctx)
+	layers, err := e.Layers.List()
 	for _, layer := range layers {
 		if pod.LayerOwner(layer) == id {
 			err = errors.Join(err, e.Layers.Remove(ctx, layer))
@@ -220,10 +247,14 @@ func (e *Engine) knownIDs() map[string]bool {
 	return known
 }
 
-func (e *Engine) directories(path string) []string {
+// directories are those of objects in path.
+func directories(path string) ([]string, error) {
 	entries, err := os.ReadDir(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		e.Log.Warn("sweep", "path", path, "err", err)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
 	}
 	var ids []string
 	for _, entry := range entries {
@@ -231,5 +262,5 @@ func (e *Engine) directories(path string) []string {
 			ids = append(ids, entry.Name())
 		}
 	}
-	return ids
+	return ids, nil
 }

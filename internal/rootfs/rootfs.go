@@ -328,17 +328,15 @@ func (s *Store) remove(id string) error {
 	return err
 }
 
-// List returns the ids of the layers that this daemon (instance) made.
-func (s *Store) List(ctx context.Context) ([]string, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, fmt.Errorf("list layers: %w", err)
-	}
+// List returns the ids of the layers that this daemon (instance) made. It waits for the
+// storage's lock.
+func (s *Store) List() ([]string, error) {
 	if err := s.opened(); err != nil {
-		return nil, fmt.Errorf("list layers: %w", err)
+		return nil, fmt.Errorf("layers: %w", err)
 	}
 	all, err := s.store.MultiList(storage.MultiListOptions{Containers: true})
 	if err != nil {
-		return nil, fmt.Errorf("list layers: %w", err)
+		return nil, fmt.Errorf("layers: %w", err)
 	}
 	var ids []string
 	for i := range all.Containers {

@@ -114,7 +114,7 @@ func TestLifeOfALayerIsIdempotent(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if ids, err := s.List(ctx); err != nil || len(ids) != 1 || ids[0] != idA {
+	if ids, err := s.List(); err != nil || len(ids) != 1 || ids[0] != idA {
 		t.Errorf("list %v, %v", ids, err)
 	}
 	path := n.mount(t, s, idA, Options{})
@@ -149,7 +149,7 @@ func TestLifeOfALayerIsIdempotent(t *testing.T) {
 	if got := n.layerMounts(t); got != 0 {
 		t.Errorf("%d mounts after Remove", got)
 	}
-	if ids, err := s.List(ctx); err != nil || len(ids) != 0 {
+	if ids, err := s.List(); err != nil || len(ids) != 0 {
 		t.Errorf("list %v, %v", ids, err)
 	}
 	if err := s.Unmount(ctx, idA); err != nil {
@@ -233,7 +233,7 @@ func TestOthersContainersAreLeftAlone(t *testing.T) {
 	if err := theirs.Create(t.Context(), idA, n.image, Options{}); err != nil {
 		t.Fatal(err)
 	}
-	if ids, err := ours.List(t.Context()); err != nil || len(ids) != 0 {
+	if ids, err := ours.List(); err != nil || len(ids) != 0 {
 		t.Errorf("list %v, %v", ids, err)
 	}
 	for _, id := range []string{idA, idB} {
