@@ -17,7 +17,7 @@ func writeMetrics(w io.Writer, r engine.Report) error {
 	_, err := fmt.Fprintf(w, `# HELP crio_container_log_dropped_bytes_total Output of ended containers that their log did not take.
 # TYPE crio_container_log_dropped_bytes_total counter
 crio_container_log_dropped_bytes_total %d
-# HELP crio_teardowns_blocked Objects whose stop or removal fails and is tried again.
+# HELP crio_teardowns_blocked Objects whose stop or removal fails and is tried again, and an image store that cannot be opened.
 # TYPE crio_teardowns_blocked gauge
 crio_teardowns_blocked %d
 # HELP crio_event_subscribers Clients that get the events of containers.

@@ -307,24 +307,71 @@ func (n *node) removalFails(box, reason string) {
 	}
 }
 
+// storeShut wants a daemon whose image store cannot be opened: it says so to everybody who
+// asks for images, and serves the rest.
+func (n *node) storeShut(root, reason string, code codes.Code) {
+	n.t.Helper()
+	spec := &cri.ImageSpec{Image: "localhost/any:v1"}
+	for call, err := range map[string]error{
+		"list":    second(n.images.ListImages(n.ctx(), &cri.ListImagesRequest{})),
+		"status":  second(n.images.ImageStatus(n.ctx(), &cri.ImageStatusRequest{Image: spec})),
+		"pull":    second(n.images.PullImage(n.ctx(), &cri.PullImageRequest{Image: spec})),
+		"remove":  second(n.images.RemoveImage(n.ctx(), &cri.RemoveImageRequest{Image: spec})),
+		"fs info": second(n.images.ImageFsInfo(n.ctx(), &cri.ImageFsInfoRequest{})),
+	} {
+		if err == nil || status.Code(err) != code || !strings.Contains(err.Error(), root) || !strings.Contains(err.Error(), reason) {
+			n.t.Errorf("%s: %v, want %s with %q and %q", call, err, code, root, reason)
+		}
+	}
+	a, err := n.Status(n.ctx(), &cri.StatusRequest{})
+	if c := a.GetStatus().GetConditions(); err != nil || c[0].GetType() != cri.RuntimeReady || c[0].GetStatus() || !strings.Contains(c[0].GetMessage(), reason) {
+		n.t.Errorf("status: %v, %v", c, err)
+	}
+	wantWords(n.t, n.statusCommand(), "image store "+root, reason, "see to its disk")
+	n.inTime("list of containers", listTime, func() error { return second(n.ListContainers(n.ctx(), &cri.ListContainersRequest{})) })
+	n.inTime("status", statusTime, func() error { return second(n.Status(n.ctx(), &cri.StatusRequest{})) })
+}
+
+// orphanedLayer removes what tells of a container that never ran but its layer; the daemon
+// does not run.
+func (n *node) orphanedLayer(id string) {
+	n.t.Helper()
+	n.shell("rm -r %s %s", n.path("state/containers/"+id), n.path("run/containers/"+id))
+}
+
 // An image store that is read-only: a pull and a container are refused, what runs goes
-// on, and what is removed goes when the disk can be written again.
+// on, and what is removed goes when the disk can be written again. So it is with a daemon
+// that has to start with it.
 func TestReadOnlyImageStore(t *testing.T) {
 	r := fixture.StartRegistry(t, fixture.RegistryOptions{})
 	n, image := readyNode(t, options{registry: r})
 	ref := r.Push(t, "late", "v1", n.dataImage("data"))
-	pod := n.podConfig()
-	box := n.runPod(pod)
+	pod, other := n.podConfig(), n.podConfig()
+	box, otherBox := n.runPod(pod), n.runPod(other)
 	id := n.runContainer(box, pod, n.containerConfig(image, "sleep", "99"))
+	running := n.runContainer(otherBox, other, n.containerConfig(image, "sleep", "99"))
+	orphan := n.create(otherBox, other, n.containerConfig(image, "true"))
 	writable := n.readOnly(n.path("storage"))
 	n.pullFails(ref, "read-only")
 	n.createFails(box, pod, image, "read-only")
 	n.answersInTime()
 	n.exec(id, "true")
 	n.removalFails(box, "read-only")
+	n.kill()
+	n.orphanedLayer(orphan)
+	n.start()
+	n.storeShut(n.path("storage"), "read-only", codes.Unavailable)
+	n.createFails(otherBox, other, image, "read-only")
+	n.exec(running, "true")
+	if err := second(n.StopContainer(n.ctx(), &cri.StopContainerRequest{ContainerId: running})); err != nil {
+		t.Errorf("stop: %v", err)
+	}
+	n.removalFails(box, "read-only")
 	writable()
 	n.unblocked()
 	n.dropImages(n.pull(ref))
+	n.removeAll()
+	n.compare(n.before)
 }
 
 // An image store that fails: the same, until the disk is back.
@@ -350,23 +397,26 @@ func TestFailingImageStore(t *testing.T) {
 	}
 	n.removalFails(box, "input/output error")
 	n.kill()
-	n.shell("umount -R %[1]s && mount -o loop %[1]s.img %[1]s", dir)
 	n.start()
+	n.storeShut(dir+"/storage", "input/output error", codes.Unavailable)
+	n.shell("umount -R %[1]s && mount -o loop %[1]s.img %[1]s", dir)
+	n.unblocked()
 	n.compare(n.before) // by the sweep
+	n.wantWorking(n.podConfig(), image)
+	n.removeAll()
 	n.stop()
 }
 
 // An image store without space: a pull and a container are refused and leave nothing,
-// what runs goes on, and can be removed.
+// what runs goes on, and can be removed. After a reboot the store cannot even be opened
+// before there is space.
 func TestFullImageStore(t *testing.T) {
 	r := fixture.StartRegistry(t, fixture.RegistryOptions{})
 	n, image := readyNode(t, options{registry: r})
 	ref := r.Push(t, "late", "v1", n.dataImage("data"))
 	n.stop()
-	dir := n.tmpfs("small", "size=32m")
-	if out, err := exec.Command("cp", "-a", n.path("storage"), dir+"/storage").CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+	dir := n.ext4("small", 32)
+	n.shell("cp -a %s %s/storage", n.path("storage"), dir)
 	n.start()
 	n.moveTo(dir, "root", "storage")
 	pod := n.podConfig()
@@ -377,10 +427,22 @@ func TestFullImageStore(t *testing.T) {
 	n.createFails(box, pod, image, "no space")
 	n.answersInTime()
 	n.exec(id, "true")
+	n.kill()
+	n.start()
+	n.createFails(box, pod, image, "no space")
+	n.exec(id, "true")
+	unix.Sync()
+	n.powerOff()
+	n.shell("mount -o loop %[1]s.img %[1]s", dir)
+	n.start()
+	n.storeShut(dir+"/storage", "no space", codes.ResourceExhausted)
 	if err := os.Remove(dir + "/fill"); err != nil {
 		t.Fatal(err)
 	}
+	n.unblocked()
+	n.wantWorking(n.podConfig(), image)
 	n.removeAll()
+	n.startedAnew()
 	n.compare(n.before)
 	n.stop()
 }

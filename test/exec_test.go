@@ -136,6 +136,55 @@ func TestExecBeforeTheStartAndInAFrozenContainer(t *testing.T) {
 	}
 }
 
+// A container that is being made or started takes no command yet, and is neither held up
+// nor spoiled by it.
+func TestExecWhileTheContainerIsMadeAndStarted(t *testing.T) {
+	dir := t.TempDir()
+	n, image := readyNode(t, options{failpoints: true, env: []string{"CRIO_FAILPOINTS=" + dir}})
+	k := killNode{node: n, dir: dir}
+	pod := n.podConfig()
+	box, id := n.runPod(pod), ""
+	k.forget()
+	var config *cri.ContainerConfig
+	steps := []struct {
+		stage string
+		do    func() error
+	}{
+		{"create container: spec", func() error {
+			config = n.containerConfig(image, "sleep", "99")
+			return second(n.CreateContainer(n.ctx(), &cri.CreateContainerRequest{PodSandboxId: box, Config: config, SandboxConfig: pod}))
+		}},
+		{"start container: monitor, runtime create and start", func() error {
+			return second(n.StartContainer(n.ctx(), &cri.StartContainerRequest{ContainerId: id}))
+		}},
+	}
+	for _, step := range steps {
+		at := killPoint{name: step.stage, nth: 1}
+		k.arm(at)
+		answer := make(chan error, 1)
+		go func() { answer <- step.do() }()
+		writer := k.held(at)
+		for _, o := range n.status().Objects {
+			if o.Kind == "container" {
+				id = o.ID
+			}
+		}
+		begun := time.Now()
+		_, err := n.ExecSync(n.ctx(), &cri.ExecSyncRequest{ContainerId: id, Cmd: []string{"true"}, Timeout: 1})
+		if status.Code(err) != codes.FailedPrecondition {
+			t.Errorf("%s: %v", step.stage, err)
+		}
+		if took := time.Since(begun); took > waitTime {
+			t.Errorf("%s: it took %s", step.stage, took)
+		}
+		k.release(writer)
+		if err := <-answer; err != nil {
+			t.Errorf("%s: %v", step.stage, err)
+		}
+	}
+	n.exec(id, "true")
+}
+
 // freezer is the file that freezes the container's cgroup, with what it takes (cgroup-v2.rst,
 // freezer-subsystem.rst).
 func (n *node) freezer(id string) (file, frozen, thawed string) {

@@ -100,6 +100,15 @@ func halfMade(k *killNode) killRequest {
 		answers.Go(func() { _ = do() }) // cut off by the kill
 		held = append(held, k.held(p))
 	}
+	var left []string
+	for _, o := range k.status().Objects {
+		if !slices.Contains([]string{box, id, k.bystanderBox, k.bystander}, o.ID) {
+			left = append(left, o.ID)
+		}
+	}
+	if len(left) != 5 {
+		k.t.Fatalf("half-made or lost: %q", left)
+	}
 	k.kill()
 	for _, writer := range held {
 		k.release(writer)
@@ -111,12 +120,8 @@ func halfMade(k *killNode) killRequest {
 		}
 	}
 	return killRequest{running: []string{id}, done: func() {
-		k.await("the sweep", func() error {
-			if ops := k.operations("sweep"); len(ops) > 0 {
-				return fmt.Errorf("%+v", k.status().Operations)
-			}
-			return nil
-		})
+		k.awaitOperations("sweep", 0)
+		k.swept(left...)
 		k.removePodCgroups() // of the pod without a record: the kubelet's
 	}}
 }
@@ -258,6 +263,12 @@ func killedImages() []killCase {
 			ref := pulled(k)
 			return killRequest{do: func() error {
 				return second(k.images.PullImage(k.ctx(), &cri.PullImageRequest{Image: &cri.ImageSpec{Image: ref}}))
+			}}
+		}},
+		{name: "pull image that fails", fails: "connection refused", prepare: func(k *killNode) killRequest {
+			return killRequest{do: func() error {
+				const nobody = "127.0.0.1:1/nobody:v1"
+				return second(k.images.PullImage(k.ctx(), &cri.PullImageRequest{Image: &cri.ImageSpec{Image: nobody}}))
 			}}
 		}},
 		{name: "remove image", prepare: func(k *killNode) killRequest {

@@ -159,6 +159,7 @@ func (k *killNode) unharmed() []killPoint {
 	if r.do != nil {
 		k.kill()
 		k.start()
+		k.awaitOperations("sweep", 0) // whose stages are not the request's
 		k.forget()
 	} else {
 		k.forget()

@@ -164,14 +164,7 @@ func TestDeletedRecordsAreOrphans(t *testing.T) {
 		}
 	}
 	n.start()
-	n.await("the sweep", func() error {
-		for name := range n.inventory() {
-			if strings.Contains(name, box) || strings.Contains(name, id) || strings.Contains(name, sharingBox) {
-				return fmt.Errorf("%s is left", name)
-			}
-		}
-		return nil
-	})
+	n.swept(box, id, sharingBox)
 	n.removePodCgroups() // the pods' own, which are the kubelet's
 	n.startedAnew()
 }

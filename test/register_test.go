@@ -77,7 +77,7 @@ func registerOfProcesses() []proof {
 		{"9.1", "commands that time out leave no process", []string{"TestExecSyncTimeoutLeavesNoProcess"}, ""},
 		{"9.2", "output without an end", []string{"TestCVE_2022_31030_EndlessOutputOfExec", "TestCVE_2022_1708_ExecSyncOutputIsCapped"}, ""},
 		{"9.3", "commands for ten minutes", []string{"TestChurn"}, ""},
-		{"9.4", "commands at odd moments", []string{"TestExecOfAnEndedContainerIsRefused", "TestExecBeforeTheStartAndInAFrozenContainer", "TestStopOfADayHoldsUpNobody", "TestExecOfACommandThatEndsBeforeTheRuntime", "TestExecOfAKilledDaemonIsEnded"}, ""},
+		{"9.4", "commands at odd moments", []string{"TestExecOfAnEndedContainerIsRefused", "TestExecWhileTheContainerIsMadeAndStarted", "TestExecBeforeTheStartAndInAFrozenContainer", "TestStopOfADayHoldsUpNobody", "TestExecOfACommandThatEndsBeforeTheRuntime", "TestExecOfAKilledDaemonIsEnded"}, ""},
 		{"9.5", "the cost of a command", []string{"TestProbeStorm"}, ofOthers},
 		{"10.1", "sessions that end in every way leave nothing", []string{"TestSessionsLeaveNothing", "TestManySessionsLeaveNothing"}, "24 of each kind; 1,000 in the long form"},
 		{"10.2", "much through a stream", []string{"TestStreamsCarryEveryByte", "TestStdinReachesTheContainerWhole"}, ""},

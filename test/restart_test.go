@@ -1,6 +1,7 @@
 package test
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -216,17 +217,28 @@ func TestKilledAmongPullsAndRemovals(t *testing.T) {
 	}
 	for range rounds {
 		var wait sync.WaitGroup
+		var killed atomic.Bool
+		var removed atomic.Int32 // after they were pulled
 		for range 8 {
 			wait.Go(func() {
-				for range 3 {
+				for !killed.Load() {
 					ref := &cri.ImageSpec{Image: refs[rand.IntN(len(refs))]}
-					_, _ = n.images.PullImage(n.ctx(), &cri.PullImageRequest{Image: ref}) // the daemon is killed
-					_, _ = n.images.RemoveImage(n.ctx(), &cri.RemoveImageRequest{Image: ref})
+					pull := second(n.images.PullImage(n.ctx(), &cri.PullImageRequest{Image: ref}))
+					if err := second(n.images.RemoveImage(n.ctx(), &cri.RemoveImageRequest{Image: ref})); pull == nil && err == nil {
+						removed.Add(1)
+					}
 				}
 			})
 		}
-		time.Sleep(time.Duration(50+rand.IntN(700)) * time.Millisecond)
+		n.await("a pull and a removal before the kill", func() error {
+			if removed.Load() == 0 {
+				return errors.New("none has succeeded")
+			}
+			return nil
+		})
+		time.Sleep(time.Duration(rand.IntN(500)) * time.Millisecond)
 		n.kill()
+		killed.Store(true)
 		wait.Wait()
 		n.start()
 		list, err := n.images.ListImages(n.ctx(), &cri.ListImagesRequest{})

@@ -117,12 +117,11 @@ func serve(ctx context.Context, cfg *config.Config, p *parts, unwanted engine.Un
 		Config: cfg, Log: log,
 	}, server.Parts{Engine: p.engine, Images: p.images, Networks: p.networks, Stats: p.stats, Streams: streams})
 	p.dump.server.Store(s)
+	// Before the first answer: who is answered finds it in crio status until it is over.
+	p.engine.Sweep(unwanted)
 	ended := make(chan error, 2)
 	go func() { ended <- s.Serve(listener) }()
 	go func() { ended <- streams.Serve() }()
-	swept := make(chan struct{})
-	sweep, cancelSweep := context.WithCancel(ctx)
-	go func() { defer close(swept); p.engine.Sweep(sweep, unwanted) }()
 	log.Info("crio is ready", "version", version.Version, "socket", cfg.API.Listen)
 	if err := sys.Notify("READY=1"); err != nil {
 		log.Warn("systemd notify", "err", err)
@@ -139,11 +138,6 @@ func serve(ctx context.Context, cfg *config.Config, p *parts, unwanted engine.Un
 	defer cancel()
 	s.Stop(drain)
 	streams.Close(drain)
-	cancelSweep()
-	select {
-	case <-swept:
-	case <-drain.Done():
-	}
 	p.engine.Close(drain)
 	return err
 }
@@ -199,7 +193,8 @@ func openParts(ctx context.Context, cfg *config.Config, layout pod.Layout, log *
 		return nil, fmt.Errorf("crio.runtime.selinux: %w", err)
 	}
 	p := &parts{images: images, networks: network.New(networkOptions(cfg, log))}
-	layers := rootfs.New(images.Storage(), layout.State)
+	layers := rootfs.New(images.Storage, layout.State)
+	_, storage, _ := images.Place()
 	p.engine, err = engine.New(settings, engine.Drivers{
 		Images: images, Layers: layers, Networks: p.networks, Cgroups: cgroups, Labels: labels, Log: log,
 	}, bootID)
@@ -207,7 +202,7 @@ func openParts(ctx context.Context, cfg *config.Config, layout pod.Layout, log *
 		return nil, err
 	}
 	p.stats = stats.New(stats.Options{
-		Layout: layout, Cgroups: cgroups, Layers: layers, Storage: images.Storage().GraphRoot(),
+		Layout: layout, Cgroups: cgroups, Layers: layers, Storage: storage,
 		DefaultInterface: network.Interface, Groups: cfg.Stats.IncludedPodMetrics, Log: log,
 	})
 	return p, nil

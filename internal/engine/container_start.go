@@ -138,7 +138,7 @@ func (e *Engine) cleanAfterExit(c *container) {
 	v := c.snapshot()
 	c.disconnect()
 	_, err := e.run(e.ctx, opKey{"clean container", v.ID}, killBudget, func(ctx context.Context, op *operation) (string, error) {
-		op.begins("kill")
+		op.stage("kill")
 		return v.ID, errors.Join(e.killProcesses(ctx, v.Handler, v.CgroupParent, v.ID), netns.Unpin(e.Layout.TargetNamespace(v.ID)))
 	})
 	if err != nil && e.ctx.Err() == nil {

@@ -145,6 +145,8 @@ type Engine struct {
 	quarantined []record.Broken
 	// orphans are those *orphan, by ID, that are not removed yet.
 	orphans sync.Map
+	// unlisted are the tries to list them.
+	unlisted attempts
 	// usersRefused is why no layer can have the owners of a user namespace; nil where it can.
 	usersRefused error
 	logDropped   atomic.Uint64 // bytes, of containers that ended in this daemon's life

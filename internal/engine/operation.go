@@ -89,6 +89,7 @@ func (e *Engine) join(key opKey, budget time.Duration, work func(context.Context
 	ops.asked.Go(func() {
 		ctx, cancel := context.WithTimeout(e.ctx, budget)
 		defer cancel()
+		op.stage("begin")
 		op.id, op.err = work(ctx, op)
 		if op.err != nil && ctx.Err() != nil {
 			op.err = fmt.Errorf("stage %s: %w", op.at.Load(), op.err)
@@ -100,15 +101,15 @@ func (e *Engine) join(key opKey, budget time.Duration, work func(context.Context
 
 // watch runs work, which waits for somebody else, as an operation without a deadline
 // of its own: it ends with what it waits for, or with the daemon.
-func (e *Engine) watch(key opKey, work func(context.Context)) *operation {
+func (e *Engine) watch(key opKey, work func(context.Context, *operation)) *operation {
 	name := key.kind + "\x00" + key.object
 	ops := &e.ops
 	ops.mu.Lock()
 	defer ops.mu.Unlock()
 	op := ops.begin(name, key)
-	op.begins("waiting")
 	ops.watches.Go(func() {
-		work(e.ctx)
+		op.stage("waiting")
+		work(e.ctx, op)
 		ops.end(name, op)
 	})
 	return op
@@ -118,15 +119,16 @@ func (e *Engine) watch(key opKey, work func(context.Context)) *operation {
 // with the client. Whoever gets done calls it at the end.
 func (e *Engine) session(kind, object string) (op *operation, done func(), err error) {
 	ops := &e.ops
-	ops.mu.Lock()
-	defer ops.mu.Unlock()
-	if ops.closed {
-		return nil, nil, errEnding
-	}
 	// Each is one of its own.
 	name := kind + "\x00" + pod.NewID()
+	ops.mu.Lock()
+	if ops.closed {
+		ops.mu.Unlock()
+		return nil, nil, errEnding
+	}
 	op = ops.begin(name, opKey{kind, object})
-	op.begins("open")
+	ops.mu.Unlock()
+	op.stage("open")
 	return op, func() { ops.end(name, op) }, nil
 }
 

@@ -11,8 +11,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/crio-minimal/crio/internal/netns"
 	"github.com/crio-minimal/crio/internal/network"
@@ -55,14 +57,14 @@ type orphan struct {
 	id string
 	// container: it has the directory or a layer of a container, or of a pod's pause.
 	container bool
-	layers    []string
 	networks  []network.Attached
 	// sandbox: it has the directory of a sandbox.
 	sandbox bool
 }
 
-// findOrphans passes over those whose record is in quarantine: they may run.
-func (e *Engine) findOrphans(ctx context.Context) []*orphan {
+// findOrphans passes over those whose record is in quarantine: they may run. With an
+// error it is not all of them.
+func (e *Engine) findOrphans(l *lister) ([]*orphan, error) {
 	// Before the listing: what is removed meanwhile is no orphan.
 	known := e.knownIDs()
 	found := map[string]*orphan{}
@@ -72,24 +74,26 @@ func (e *Engine) findOrphans(ctx context.Context) []*orphan {
 		}
 		return found[id]
 	}
-	for _, id := range e.directories(e.Layout.ContainerDirs()) {
+	l.op.stage("list containers")
+	containers, failed := list(l, "containers", func() ([]string, error) { return directories(e.Layout.ContainerDirs()) })
+	for _, id := range containers {
 		of(id).container = true
 	}
-	layers, err := e.Layers.List(ctx)
-	if err != nil {
-		e.Log.Warn("sweep of layers", "err", err)
-	}
+	l.op.stage("list layers")
+	layers, err := list(l, "layers", e.Layers.List)
+	failed = errors.Join(failed, err)
 	for _, layer := range layers {
-		o := of(pod.LayerOwner(layer))
-		o.container, o.layers = true, append(o.layers, layer)
+		of(pod.LayerOwner(layer)).container = true
 	}
-	for _, id := range e.directories(e.Layout.SandboxDirs()) {
+	l.op.stage("list sandboxes")
+	sandboxes, err := list(l, "sandboxes", func() ([]string, error) { return directories(e.Layout.SandboxDirs()) })
+	failed = errors.Join(failed, err)
+	for _, id := range sandboxes {
 		of(id).sandbox = true
 	}
-	attached, err := e.Networks.Attached()
-	if err != nil {
-		e.Log.Warn("sweep of networks", "err", err)
-	}
+	l.op.stage("list networks")
+	attached, err := list(l, "networks", e.Networks.Attached)
+	failed = errors.Join(failed, err)
 	for _, a := range attached {
 		// Others may attach their own through the same cache: the namespace tells whose it is.
 		if a.Netns == e.Layout.Namespace(a.ID, "net") {
@@ -102,15 +106,48 @@ func (e *Engine) findOrphans(ctx context.Context) []*orphan {
 	maps.Copy(known, e.knownIDs())
 	maps.DeleteFunc(found, func(id string, _ *orphan) bool { return known[id] })
 	for id := range found {
+		if _, ok := e.orphans.Load(id); ok {
+			// Found by the lists before, which may have had less of it to tell.
+			failed = errors.Join(failed, fmt.Errorf("orphan %s has to go first", id))
+			delete(found, id)
+			continue
+		}
 		e.Log.Warn("sweep: what has no record is removed", "id", id)
 	}
-	return slices.Collect(maps.Values(found))
+	return slices.Collect(maps.Values(found)), failed
+}
+
+// listBudget bounds the wait for one list.
+const listBudget = 10 * time.Second
+
+// lister asks for lists, each of which may never come. One that is late is waited for when
+// it is asked for again, lest each try leaves a goroutine behind.
+type lister struct {
+	ctx   context.Context
+	op    *operation
+	calls singleflight.Group
+}
+
+// list is the list of one kind, or an error that tells what is to be done about it.
+func list[T any](l *lister, kind string, read func() ([]T, error)) (all []T, err error) {
+	ctx, cancel := context.WithTimeout(l.ctx, listBudget)
+	defer cancel()
+	select {
+	case r := <-l.calls.DoChan(kind, func() (any, error) { return read() }):
+		all, _ = r.Val.([]T)
+		err = r.Err
+	case <-ctx.Done():
+		err = fmt.Errorf("no answer: %w", ctx.Err())
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list %s: %w: those without a record stay until it can be read: mend its file system, and it is read again", kind, err)
+	}
+	return all, nil
 }
 
 // removeOrphan tries until it succeeds; it returns after the first try, or when ctx ends.
 func (e *Engine) removeOrphan(ctx context.Context, o *orphan) {
 	_, err := e.run(ctx, opKey{"remove orphan", o.id}, removeBudget, func(ctx context.Context, op *operation) (string, error) {
-		e.orphans.Store(o.id, o)
 		err := e.tearDownOrphan(ctx, op, o)
 		o.note(err, func() { e.removeOrphan(e.ctx, o) })
 		if err == nil {
@@ -128,10 +165,8 @@ func (e *Engine) tearDownOrphan(ctx context.Context, op *operation, o *orphan) e
 			return err
 		}
 		op.stage("layers")
-		for _, layer := range o.layers {
-			if err := e.Layers.Remove(ctx, layer); err != nil {
-				return fmt.Errorf("layer %s: %w", o.id, err)
-			}
+		if err := e.removeLayersOf(ctx, o.id); err != nil {
+			return fmt.Errorf("layers of %s: %w", o.id, err)
 		}
 	}
 	for _, a := range o.networks {
@@ -149,6 +184,18 @@ func (e *Engine) tearDownOrphan(ctx context.Context, op *operation, o *orphan) e
 	}
 	op.stage("files")
 	return e.tearDownSandbox(pod.Sandbox{ID: o.id})
+}
+
+// removeLayersOf removes those that the store has now, for it may not have been open when
+// the orphan was found.
+func (e *Engine) removeLayersOf(ctx context.Context, id string) error {
+	layers, err := e.Layers.List()
+	for _, layer := range layers {
+		if pod.LayerOwner(layer) == id {
+			err = errors.Join(err, e.Layers.Remove(ctx, layer))
+		}
+	}
+	return err
 }
 
 func (e *Engine) detach(ctx context.Context, a network.Attached) error {
@@ -200,10 +247,14 @@ func (e *Engine) knownIDs() map[string]bool {
 	return known
 }
 
-func (e *Engine) directories(path string) []string {
+// directories are those of objects in path.
+func directories(path string) ([]string, error) {
 	entries, err := os.ReadDir(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		e.Log.Warn("sweep", "path", path, "err", err)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
 	}
 	var ids []string
 	for _, entry := range entries {
@@ -211,5 +262,5 @@ func (e *Engine) directories(path string) []string {
 			ids = append(ids, entry.Name())
 		}
 	}
-	return ids
+	return ids, nil
 }

@@ -130,7 +130,7 @@ func (e *Engine) recoverSandbox(s *sandbox) *operation {
 	if v.Pause == nil {
 		return nil
 	}
-	return e.watch(opKey{"reach monitor", v.ID}, func(ctx context.Context) {
+	return e.watch(opKey{"reach monitor", v.ID}, func(ctx context.Context, _ *operation) {
 		conn, status, err := e.reach(ctx, v.ID, e.pauseEnded(s))
 		if ctx.Err() != nil {
 			return
@@ -175,10 +175,10 @@ func (e *Engine) recoverContainer(c *container) *operation {
 			Message: "the node was rebooted while the container existed",
 		})
 	case v.Phase == pod.ContainerRunning:
-		return e.watch(opKey{"reach monitor", v.ID}, func(ctx context.Context) { e.reconnect(ctx, c) })
+		return e.watch(opKey{"reach monitor", v.ID}, func(ctx context.Context, _ *operation) { e.reconnect(ctx, c) })
 	case started:
 		// As the start itself would: in the queue, and not for ever.
-		return e.watch(opKey{"reach monitor", v.ID}, func(ctx context.Context) {
+		return e.watch(opKey{"reach monitor", v.ID}, func(ctx context.Context, _ *operation) {
 			ctx, cancel := context.WithTimeout(ctx, e.configured(v.Handler).StartTimeout+killBudget)
 			defer cancel()
 			_ = c.queue.wait(func() error { e.reconnect(ctx, c); return nil })

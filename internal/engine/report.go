@@ -95,7 +95,8 @@ type Report struct {
 }
 
 // BlockedReport is an object whose stop or teardown failed and is being tried again. Its kind is
-// "orphan" where it has no record.
+// "orphan" where it has no record, and "sweep", of "node", where these cannot be listed.
+// "image store" is one that cannot be opened, by its directory.
 type BlockedReport struct {
 	Kind, ID, Reason string
 	// Since is the age of the first failure in nanoseconds.
@@ -151,10 +152,15 @@ func (e *Engine) Report() Report {
 			Phase: string(v.Phase), Age: time.Since(time.Unix(0, v.CreatedAt)),
 		})
 	}
+	if u := e.Images.Unopened(); u != nil {
+		_, root, _ := e.Images.Place()
+		r.block("image store", root, &blocked{err: u.Err, since: u.Since, tries: u.Tries})
+	}
 	for _, found := range e.orphans.Range {
 		o := found.(*orphan)
 		r.block("orphan", o.id, o.blocked.Load())
 	}
+	r.block("sweep", "node", e.unlisted.blocked.Load())
 	for _, op := range e.Images.Operations() {
 		r.Operations = append(r.Operations, OperationReport{
 			Kind: op.Kind, Object: op.Object, Stage: op.Stage, Age: op.Age, InStage: op.InStage,

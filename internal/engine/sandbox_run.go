@@ -57,7 +57,7 @@ func (e *Engine) RunSandbox(ctx context.Context, config *cri.PodSandboxConfig, h
 func (e *Engine) runSandbox(ctx context.Context, op *operation, v pod.Sandbox) (string, error) {
 	if !v.HostNetwork() {
 		// Fail fast: the kubelet retries, and a wait here would only hide the reason.
-		op.begins("cni status")
+		op.stage("cni status")
 		if err := e.Networks.Check(ctx); err != nil {
 			return "", fault.New(fault.Unavailable, "network is not ready: %w", err)
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/crio-minimal/crio/internal/fault"
 	"github.com/crio-minimal/crio/internal/netns"
 	"github.com/crio-minimal/crio/internal/pod"
+	"github.com/crio-minimal/crio/internal/rootfs"
 	"github.com/crio-minimal/crio/internal/spec"
 	"github.com/crio-minimal/crio/internal/untrusted"
 )
@@ -28,7 +29,8 @@ func (e *Engine) tryUsers(ctx context.Context) error {
 		return err
 	}
 	defer users.Close()
-	return e.Layers.ServesUsers(users)
+	driver, root, _ := e.Images.Place()
+	return rootfs.ServesUsers(driver, root, users)
 }
 
 // checkSandboxUsers refuses what the API server refuses, too: in a PID namespace of the

@@ -2,6 +2,7 @@ package image
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -33,8 +34,14 @@ type Damage struct {
 // damageDir is in the store's root.
 const damageDir = "crio-damaged"
 
-// Damaged returns the lists that were found damaged by Open, or at an earlier start.
-func (s *Store) Damaged() []Damage { return s.damaged }
+// Damaged returns the lists that were found damaged when the store was opened, or at an
+// earlier start.
+func (s *Store) Damaged() []Damage {
+	if s.ready() != nil {
+		return nil
+	}
+	return s.damaged
+}
 
 // list is a file of containers/storage: a JSON array, with an object for each record.
 type list struct {
@@ -44,9 +51,7 @@ type list struct {
 }
 
 func lists(root, runRoot, driver string) []list {
-	if driver == "" {
-		driver = "overlay"
-	}
+	driver = cmp.Or(driver, overlayDriver)
 	images, layers, containers := filepath.Join(root, driver+"-images"), filepath.Join(root, driver+"-layers"), filepath.Join(root, driver+"-containers")
 	mounts := filepath.Join(runRoot, driver+"-layers")
 	return []list{

@@ -29,6 +29,9 @@ type containerUsage struct {
 // containers wrote is walked, at most every 10 seconds and the more rarely the
 // longer a walk takes.
 func (s *Store) FsInfo(ctx context.Context) (FsInfo, error) {
+	if err := s.ready(); err != nil {
+		return FsInfo{}, fmt.Errorf("image filesystem: %w", err)
+	}
 	root := s.store.GraphRoot()
 	var st unix.Statfs_t
 	if err := unix.Statfs(root, &st); err != nil {

@@ -12,32 +12,40 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+const overlayDriver = "overlay" // the library's default, too
+
 // guarded is a storage.Store of which the calls that the daemon makes, itself or through
 // containers/image, fail where the library panics: it does when it cannot open a lock
 // file, on a disk that is read-only or gone, or without descriptors. The disk may still
 // break between the look and the call; that ends the daemon, and containers go on.
-// CreateContainer has no look of its own, for it comes right after Container.
+// TestGuardedCalls knows which calls these are.
 type guarded struct {
 	storage.Store
-	// list is a file that is beside the lock files once there is an image. They cannot be
-	// tried themselves: who closes one gives the whole process's locks on it back (fcntl(2)).
-	list string
+	list string // as listOf has it
 }
 
 func guard(s storage.Store) *guarded {
-	return &guarded{s, filepath.Join(s.GraphRoot(), s.GraphDriverName()+"-images/images.json")}
+	return &guarded{s, listOf(s.GraphRoot(), s.GraphDriverName())}
 }
 
-func (g *guarded) usable() error {
-	fd, err := unix.Open(g.list, unix.O_RDWR|unix.O_CLOEXEC, 0)
+// listOf is a file that is beside the lock files once there is an image. They cannot be
+// tried themselves: who closes one gives the whole process's locks on it back (fcntl(2)).
+func listOf(root, driver string) string {
+	return filepath.Join(root, driver+"-images/images.json")
+}
+
+func writable(list string) error {
+	fd, err := unix.Open(list, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	switch {
 	case errors.Is(err, unix.ENOENT):
 		return nil
 	case err != nil:
-		return fmt.Errorf("image store: open %s: %w", g.list, err)
+		return fmt.Errorf("image store: open %s: %w", list, err)
 	}
 	return unix.Close(fd)
 }
+
+func (g *guarded) usable() error { return writable(g.list) }
 
 func guardedCall[T any](g *guarded, call func() (T, error)) (out T, err error) {
 	if err := g.usable(); err != nil {
@@ -126,4 +134,73 @@ func (g *guarded) AddNames(id string, names []string) error {
 
 func (g *guarded) Shutdown(force bool) ([]string, error) {
 	return guardedCall(g, func() ([]string, error) { return g.Store.Shutdown(force) })
+}
+
+// Exists takes what it cannot see for absent, as the library does.
+func (g *guarded) Exists(id string) bool { return g.usable() == nil && g.Store.Exists(id) }
+
+func (g *guarded) CreateContainer(id string, names []string, image, layer, metadata string, o *storage.ContainerOptions) (*storage.Container, error) {
+	return guardedCall(g, func() (*storage.Container, error) {
+		return g.Store.CreateContainer(id, names, image, layer, metadata, o)
+	})
+}
+
+func (g *guarded) Layers() ([]storage.Layer, error) {
+	return guardedCall(g, func() ([]storage.Layer, error) { return g.Store.Layers() })
+}
+
+func (g *guarded) LayersByCompressedDigest(d digest.Digest) ([]storage.Layer, error) {
+	return guardedCall(g, func() ([]storage.Layer, error) { return g.Store.LayersByCompressedDigest(d) })
+}
+
+func (g *guarded) LayersByTOCDigest(d digest.Digest) ([]storage.Layer, error) {
+	return guardedCall(g, func() ([]storage.Layer, error) { return g.Store.LayersByTOCDigest(d) })
+}
+
+func (g *guarded) LookupAdditionalLayer(d digest.Digest, ref string) (storage.AdditionalLayer, error) {
+	return guardedCall(g, func() (storage.AdditionalLayer, error) { return g.Store.LookupAdditionalLayer(d, ref) })
+}
+
+func (g *guarded) LayerBigData(id, key string) (io.ReadCloser, error) {
+	return guardedCall(g, func() (io.ReadCloser, error) { return g.Store.LayerBigData(id, key) })
+}
+
+func (g *guarded) SetLayerBigData(id, key string, data io.Reader) error {
+	return g.do(func() error { return g.Store.SetLayerBigData(id, key, data) })
+}
+
+func (g *guarded) PrepareStagedLayer(o *graphdriver.ApplyDiffWithDifferOpts, d graphdriver.Differ) (*graphdriver.DriverWithDifferOutput, error) {
+	return guardedCall(g, func() (*graphdriver.DriverWithDifferOutput, error) { return g.Store.PrepareStagedLayer(o, d) })
+}
+
+func (g *guarded) ApplyStagedLayer(o storage.ApplyStagedLayerOptions) (*storage.Layer, error) {
+	return guardedCall(g, func() (*storage.Layer, error) { return g.Store.ApplyStagedLayer(o) })
+}
+
+func (g *guarded) CleanupStagedLayer(out *graphdriver.DriverWithDifferOutput) error {
+	return g.do(func() error { return g.Store.CleanupStagedLayer(out) })
+}
+
+func (g *guarded) DifferTarget(id string) (string, error) {
+	return guardedCall(g, func() (string, error) { return g.Store.DifferTarget(id) })
+}
+
+func (g *guarded) Diff(from, to string, o *storage.DiffOptions) (io.ReadCloser, error) {
+	return guardedCall(g, func() (io.ReadCloser, error) { return g.Store.Diff(from, to, o) })
+}
+
+func (g *guarded) ImagesByDigest(d digest.Digest) ([]*storage.Image, error) {
+	return guardedCall(g, func() ([]*storage.Image, error) { return g.Store.ImagesByDigest(d) })
+}
+
+func (g *guarded) ListImageBigData(id string) ([]string, error) {
+	return guardedCall(g, func() ([]string, error) { return g.Store.ListImageBigData(id) })
+}
+
+func (g *guarded) ImageBigDataSize(id, key string) (int64, error) {
+	return guardedCall(g, func() (int64, error) { return g.Store.ImageBigDataSize(id, key) })
+}
+
+func (g *guarded) SetMetadata(id, metadata string) error {
+	return g.do(func() error { return g.Store.SetMetadata(id, metadata) })
 }

@@ -19,6 +19,7 @@ import (
 	"go.podman.io/image/v5/docker/reference"
 	"go.podman.io/image/v5/manifest"
 	"go.podman.io/storage"
+	"go.podman.io/storage/pkg/lockfile"
 )
 
 // maxDocument caps a manifest and a config, as registries cap manifests.
@@ -27,7 +28,7 @@ const maxDocument = 4 << 20
 // An index that other tools made stale is waited for; after that the stale one is taken,
 // for the store may be locked.
 const (
-	// readWait bounds it for readers.
+	// readWait bounds it for a reader: a large store takes some 30 ms to load.
 	readWait = 100 * time.Millisecond
 	// renewWait bounds it for a removal, which finds nothing in a stale index.
 	renewWait = 2 * time.Second
@@ -81,42 +82,67 @@ func (s *Store) stamp() stamp {
 	return out
 }
 
-// current returns the index for a reader: renewed first if another tool changed the store,
-// and as it is while we change it ourselves, for then its lock may be held for long. What
-// we have changed is in the index before our caller is answered; what others change
-// meanwhile is in it at the next look. It takes no lock of the store while nothing changed.
+// current returns the index for a reader. The first one after another tool changed the
+// store has the index renewed and waits for that, unless a tool has the store locked; the
+// others take the last index meanwhile. Nobody waits while we change the store ourselves:
+// what we have changed is in the index before our caller is answered.
 func (s *Store) current(ctx context.Context) *index {
-	if s.working() {
-		return s.renewed(ctx, 0)
+	if s.fresh() {
+		return s.index.Load()
 	}
-	return s.renewed(ctx, readWait)
+	free := !s.working() && !s.locked()
+	if done, first := s.renewal(); first && free {
+		await(ctx, done, readWait)
+	}
+	return s.index.Load()
+}
+
+// locked tells whether loading the index would wait for a lock. It does not wait.
+func (s *Store) locked() bool {
+	for _, name := range []string{"-images/images.lock", "-layers/layers.lock"} {
+		lock, err := lockfile.GetLockFile(filepath.Join(s.store.GraphRoot(), s.store.GraphDriverName()+name))
+		if err == nil {
+			err = lock.TryRLock()
+		}
+		if err != nil {
+			return true
+		}
+		lock.Unlock()
+	}
+	return false
 }
 
 // renewed returns the index after it has been renewed, if the store has changed, or as it
 // is after the wait; it is renewed beside then.
 func (s *Store) renewed(ctx context.Context, wait time.Duration) *index {
-	if ix := s.index.Load(); ix.stamp == s.stamp() {
-		return ix
-	}
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-s.renewal():
-	case <-timer.C:
-	case <-ctx.Done():
+	if !s.fresh() {
+		done, _ := s.renewal()
+		await(ctx, done, wait)
 	}
 	return s.index.Load()
 }
 
+func (s *Store) fresh() bool { return s.index.Load().stamp == s.stamp() }
+
+func await(ctx context.Context, done <-chan struct{}, most time.Duration) {
+	timer := time.NewTimer(most)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
 // renewal begins to load the index, unless a load runs, and returns what is closed after it.
-func (s *Store) renewal() <-chan struct{} {
+func (s *Store) renewal() (done <-chan struct{}, first bool) {
 	s.flightMu.Lock()
 	defer s.flightMu.Unlock()
 	if s.flight != nil {
-		return s.flight
+		return s.flight, false
 	}
-	done := make(chan struct{})
-	s.flight = done
+	renewed := make(chan struct{})
+	s.flight = renewed
 	go func() {
 		if err := s.reload(); err != nil {
 			s.log.Error("image index not renewed, the last one stays", "err", err)
@@ -124,9 +150,9 @@ func (s *Store) renewal() <-chan struct{} {
 		s.flightMu.Lock()
 		s.flight = nil
 		s.flightMu.Unlock()
-		close(done)
+		close(renewed)
 	}()
-	return done
+	return renewed, true
 }
 
 // reload replaces the index with one that holds everything written before the call.
@@ -246,7 +272,7 @@ func (s *Store) damagedLayers(chain []string, layers map[string]*storage.Layer) 
 			continue
 		}
 		// Only our own store has its layers under our root.
-		if s.store.GraphDriverName() == "overlay" && !l.ReadOnly && s.store.ImageStore() == "" {
+		if s.store.GraphDriverName() == overlayDriver && !l.ReadOnly && s.store.ImageStore() == "" {
 			if s.unmountable(l) {
 				out = append(out, id)
 			}
@@ -258,7 +284,7 @@ func (s *Store) damagedLayers(chain []string, layers map[string]*storage.Layer) 
 // unmountable tells of a layer without what the overlay driver needs of it: its content,
 // its short name and, unless it is the lowest, the short names of those below.
 func (s *Store) unmountable(l *storage.Layer) bool {
-	dir := filepath.Join(s.store.GraphRoot(), "overlay", l.ID)
+	dir := filepath.Join(s.store.GraphRoot(), overlayDriver, l.ID)
 	if _, err := os.Lstat(filepath.Join(dir, "diff")); errors.Is(err, os.ErrNotExist) {
 		return true
 	}

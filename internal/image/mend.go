@@ -1,6 +1,7 @@
 package image
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -18,11 +19,10 @@ import (
 // The lock is the one that every tool holds that makes a layer: what is half-made
 // while we have it belongs to nobody.
 func mendLinks(root, driver string) error {
-	const overlay = "overlay" // the default, too
-	if driver != "" && driver != overlay {
+	if cmp.Or(driver, overlayDriver) != overlayDriver {
 		return nil
 	}
-	home, layers := filepath.Join(root, overlay), filepath.Join(root, overlay+"-layers")
+	home, layers := filepath.Join(root, overlayDriver), filepath.Join(root, overlayDriver+"-layers")
 	if _, err := os.Stat(layers); err != nil {
 		return nil // a new store
 	}

@@ -71,7 +71,7 @@ func (s *meteredStore) ApplyStagedLayer(args storage.ApplyStagedLayerOptions) (*
 }
 
 func (s *meteredStore) CreateImage(id string, names []string, layer, metadata string, options *storage.ImageOptions) (*storage.Image, error) {
-	s.work.begins("sync layers")
+	s.work.stage("sync layers")
 	if err := s.sync(); err != nil {
 		return nil, err
 	}

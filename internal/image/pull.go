@@ -50,6 +50,9 @@ func (s *Store) Pull(ctx context.Context, ref string, cred Credential, platform 
 	if err := ctx.Err(); err != nil {
 		return "", fmt.Errorf("pull image %s: %w", ref, err)
 	}
+	if err := s.ready(); err != nil {
+		return "", fmt.Errorf("pull image %s: %w", ref, err)
+	}
 	p, key, err := s.join(pullKey{ref: trimTransport(ref), cred: cred, platform: platform})
 	if err != nil {
 		return "", err
@@ -166,7 +169,7 @@ func (s *Store) pullOne(ctx context.Context, name reference.Named, key pullKey, 
 			return "", err
 		}
 		s.log.Warn("pull failed, trying again", "image", name.String(), "in", backoff, "err", publish("pull", err, key.cred))
-		w.begins("pause before the next try")
+		w.stage("pause before the next try")
 		timer := time.NewTimer(backoff)
 		select {
 		case <-timer.C:
@@ -211,7 +214,7 @@ func (s *Store) settle(ctx context.Context, id string, w *work) error {
 
 // fetch copies name to the store once and returns the image's ID.
 func (s *Store) fetch(ctx context.Context, name reference.Named, key pullKey, w *work) (id string, err error) {
-	w.begins("notes")
+	w.stage("notes")
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer func() {

@@ -56,10 +56,14 @@ const (
 // Store is the node's image store. All methods may be called concurrently.
 type Store struct {
 	options Options
-	store   storage.Store
+	place   storage.StoreOptions
 	log     *slog.Logger
-	damaged []Damage  // as Open found it
 	policy  sync.Once // the log line about a missing policy.json
+
+	// unopened is nil once store and damaged are set for good; nobody reads them before.
+	unopened atomic.Pointer[Unopened]
+	store    *guarded
+	damaged  []Damage // as open found it
 
 	index    atomic.Pointer[index]
 	loading  sync.Mutex // one load at a time; never held by a reader
@@ -83,7 +87,8 @@ func Reexec() bool { return reexec.Init() }
 
 // Open opens (and creates when it is not there) the store. It never wipes: of a list that
 // containers/storage can't load it keeps the records that can be read, and the file as it
-// was (Damaged).
+// was (Damaged). Where it can't be opened now, that is tried until it can (Unopened): only
+// bad options are an error.
 func Open(o Options) (*Store, error) {
 	if o.DefaultTransport != "" && o.DefaultTransport != dockerTransport {
 		return nil, fmt.Errorf("open image store: default transport %q: only %q is served", o.DefaultTransport, dockerTransport)
@@ -97,44 +102,14 @@ func Open(o Options) (*Store, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	so, err := storage.DefaultStoreOptions()
+	place, err := storeOptions(o)
 	if err != nil {
-		return nil, fmt.Errorf("open image store: read storage.conf: %w", err)
+		return nil, fmt.Errorf("open image store: %w", err)
 	}
-	if o.Root != "" {
-		so.GraphRoot = o.Root
-	}
-	if o.RunRoot != "" {
-		so.RunRoot = o.RunRoot
-	}
-	if o.Driver != "" && o.Driver != so.GraphDriverName {
-		so.GraphDriverName, so.GraphDriverOptions = o.Driver, nil
-	}
-	if len(o.DriverOptions) > 0 {
-		so.GraphDriverOptions = o.DriverOptions
-	}
-	damaged, err := mendLists(so.GraphRoot, so.RunRoot, so.GraphDriverName, o.Log)
-	if err != nil {
-		return nil, fmt.Errorf("open image store %s: %w", so.GraphRoot, err)
-	}
-	if err := mendLinks(so.GraphRoot, so.GraphDriverName); err != nil {
-		return nil, fmt.Errorf("open image store %s: %w", so.GraphRoot, err)
-	}
-	st, err := storage.GetStore(so)
-	if err != nil {
-		return nil, fmt.Errorf("open image store %s: %w", so.GraphRoot, nameDamage(so.GraphRoot, so.GraphDriverName, err))
-	}
-	s := &Store{options: o, store: guard(st), log: o.Log, damaged: damaged, pulls: make(map[pullKey]*pull), works: make(map[*work]struct{}), usage: containerUsage{turn: make(chan struct{}, 1)}}
+	s := &Store{options: o, place: place, log: o.Log, pulls: make(map[pullKey]*pull), works: make(map[*work]struct{}), usage: containerUsage{turn: make(chan struct{}, 1)}}
 	s.base, s.stop = context.WithCancel(context.Background())
 	s.index.Store(&index{})
-	if err := s.recoverPulls(); err != nil {
-		st.Free()
-		return nil, fmt.Errorf("open image store %s: %w", so.GraphRoot, nameDamage(so.GraphRoot, st.GraphDriverName(), err))
-	}
-	if err := s.reload(); err != nil {
-		st.Free()
-		return nil, fmt.Errorf("open image store %s: %w", so.GraphRoot, nameDamage(so.GraphRoot, st.GraphDriverName(), err))
-	}
+	s.beginOpening()
 	return s, nil
 }
 
@@ -154,18 +129,12 @@ func nameDamage(root, driver string, err error) error {
 	return err
 }
 
-// Place tells the graph driver and the directory of the store, and the directory of the
-// images where they are apart from it, else "".
-func (s *Store) Place() (driver, root, images string) {
-	return s.store.GraphDriverName(), s.store.GraphRoot(), s.store.ImageStore()
-}
-
-// Storage returns the store below, which this Store owns: only for rootfs.New.
-func (s *Store) Storage() storage.Store { return s.store }
-
 // Status finds an image by full ID, unique ID prefix of at least 12 digits, name
 // (short names included) or name@digest. False without an error: it is not there.
 func (s *Store) Status(ctx context.Context, ref string) (Image, bool, error) {
+	if err := s.ready(); err != nil {
+		return Image{}, false, err
+	}
 	ix := s.current(ctx)
 	id, err := s.find(ix, ref)
 	if err != nil || id == "" {
@@ -176,6 +145,9 @@ func (s *Store) Status(ctx context.Context, ref string) (Image, bool, error) {
 
 // List returns all images sorted by ID, or with a filter the one that Status finds.
 func (s *Store) List(ctx context.Context, filter string) ([]Image, error) {
+	if err := s.ready(); err != nil {
+		return nil, err
+	}
 	if filter == "" {
 		return s.current(ctx).list(), nil
 	}
@@ -190,6 +162,9 @@ func (s *Store) List(ctx context.Context, filter string) ([]Image, error) {
 // is not there is success; one that a container uses is ErrInUse. The deletion
 // goes on when ctx ends.
 func (s *Store) Remove(ctx context.Context, ref string) error {
+	if err := s.ready(); err != nil {
+		return fmt.Errorf("remove image %s: %w", ref, err)
+	}
 	ix := s.renewed(ctx, renewWait)
 	id, err := s.find(ix, ref)
 	if err != nil {
@@ -232,8 +207,8 @@ func (s *Store) remove(id string) error {
 	return s.reload()
 }
 
-// Close ends running pulls, waits for them until ctx ends, and releases the
-// store. Mounted layers stay mounted.
+// Close ends running pulls and the opening, waits for them until ctx ends, and releases
+// the store. Mounted layers stay mounted.
 func (s *Store) Close(ctx context.Context) error {
 	s.mu.Lock()
 	s.closed = true
@@ -244,7 +219,10 @@ func (s *Store) Close(ctx context.Context) error {
 	select {
 	case <-done:
 	case <-ctx.Done():
-		return fmt.Errorf("close image store: wait for pulls: %w", ctx.Err())
+		return fmt.Errorf("close image store: wait for pulls and for the opening: %w", ctx.Err())
+	}
+	if s.store == nil {
+		return nil // it could not be opened
 	}
 	_, err := s.store.Shutdown(false)
 	s.store.Free()

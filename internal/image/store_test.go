@@ -383,6 +383,59 @@ func TestStalenessIsSeenWithinTheWait(t *testing.T) {
 	}
 }
 
+// What another tool has brought is seen by readers alone, without a removal's longer wait.
+func TestReadersSeeWhatOthersBring(t *testing.T) {
+	s := open(t, options(t, nil))
+	before := s.index.Load()
+	if _, err := s.store.CreateImage("", []string{"localhost/x:v1"}, "", "", nil); err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.Now().Add(10 * time.Second)
+	for s.current(t.Context()) == before {
+		if time.Now().After(deadline) {
+			t.Fatal("the index is stale")
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// While another tool has changed the store and holds its lock, no reader waits; while the
+// store is slow to load, the first one alone. After it all is seen.
+func TestReadersDoNotWaitForAStuckStore(t *testing.T) {
+	s := open(t, options(t, nil))
+	least := time.Minute // that a first reader takes of a locked store, on a busy machine
+	for _, locked := range []bool{true, false, true, true} {
+		before := s.index.Load()
+		end := hold(t, s)
+		if !locked {
+			s.loading.Lock()
+			end()
+			end = s.loading.Unlock
+		}
+		const reads = 50
+		var all time.Duration
+		for i := range reads {
+			begun := time.Now()
+			if s.current(t.Context()) != before {
+				t.Fatal("the index was renewed meanwhile")
+			}
+			if all += time.Since(begun); i == 0 && locked {
+				least = min(least, all)
+			}
+		}
+		if all > reads*readWait/2 {
+			t.Errorf("locked %t: %d readers wait for %s", locked, reads, all)
+		}
+		end()
+		if s.renewed(t.Context(), time.Minute) == before {
+			t.Errorf("locked %t: the index is stale", locked)
+		}
+	}
+	if least >= readWait {
+		t.Errorf("a locked store: the first reader waits for %s", least)
+	}
+}
+
 func remove(t *testing.T, path string) {
 	t.Helper()
 	if err := os.RemoveAll(path); err != nil {

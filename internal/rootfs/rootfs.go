@@ -41,11 +41,12 @@ type Options struct {
 // concurrently; calls for one id run one after the other. The storage library
 // can't be interrupted, so ctx bounds the wait for one's turn, not the work.
 type Store struct {
-	store    storage.Store
+	open     func() (storage.Store, error)
 	instance string
 
-	mu    sync.Mutex // guards turns
+	mu    sync.Mutex // guards the fields below
 	turns map[string]*turn
+	store storage.Store // set once it is open, and read after that
 }
 
 // turn serialises the calls for one id; it is dropped when nobody uses it.
@@ -60,15 +61,32 @@ type marker struct {
 	Metadata string `json:"metadata,omitempty"`
 }
 
-// New works on a store that the caller owns and closes. instance (the daemon's
-// state directory) tells this daemon's layers from those of podman, buildah or
-// another crio on the same store.
-func New(store storage.Store, instance string) *Store {
-	return &Store{store: store, instance: instance, turns: make(map[string]*turn)}
+// New works on a store that the caller owns and closes. open returns it, or why it is not
+// open yet: until then each call fails with that. instance (the daemon's state directory)
+// tells this daemon's layers from those of podman, buildah or another crio on the same store.
+func New(open func() (storage.Store, error), instance string) *Store {
+	return &Store{open: open, instance: instance, turns: make(map[string]*turn)}
+}
+
+// opened comes before each use of the store.
+func (s *Store) opened() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.store != nil {
+		return nil
+	}
+	store, err := s.open()
+	if err == nil {
+		s.store = store
+	}
+	return err
 }
 
 // enter waits for the turn of id; leave gives it back.
 func (s *Store) enter(ctx context.Context, id string) (leave func(), err error) {
+	if err := s.opened(); err != nil {
+		return nil, err
+	}
 	s.mu.Lock()
 	t := s.turns[id]
 	if t == nil {
@@ -310,14 +328,15 @@ func (s *Store) remove(id string) error {
 	return err
 }
 
-// List returns the ids of the layers that this daemon (instance) made.
-func (s *Store) List(ctx context.Context) ([]string, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, fmt.Errorf("list layers: %w", err)
+// List returns the ids of the layers that this daemon (instance) made. It waits for the
+// storage's lock.
+func (s *Store) List() ([]string, error) {
+	if err := s.opened(); err != nil {
+		return nil, fmt.Errorf("layers: %w", err)
 	}
 	all, err := s.store.MultiList(storage.MultiListOptions{Containers: true})
 	if err != nil {
-		return nil, fmt.Errorf("list layers: %w", err)
+		return nil, fmt.Errorf("layers: %w", err)
 	}
 	var ids []string
 	for i := range all.Containers {
@@ -332,6 +351,9 @@ func (s *Store) List(ctx context.Context) ([]string, error) {
 // inodes (stat(2)), a file with several hard links once. It walks the layer
 // without any lock, and stops when ctx ends.
 func (s *Store) Usage(ctx context.Context, id string) (bytes, inodes uint64, err error) {
+	if err := s.opened(); err != nil {
+		return 0, 0, fmt.Errorf("usage of layer %s: %w", id, err)
+	}
 	c, err := s.own(id)
 	if err != nil {
 		return 0, 0, fmt.Errorf("usage of layer %s: %w", id, err)

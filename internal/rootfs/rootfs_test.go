@@ -107,14 +107,14 @@ func (n *node) mount(t *testing.T, s *Store, id string, opts Options) string {
 
 func TestLifeOfALayerIsIdempotent(t *testing.T) {
 	n := newNode(t)
-	s := New(n, "/state")
+	s := New(at(n), "/state")
 	ctx := t.Context()
 	for range 2 {
 		if err := s.Create(ctx, idA, n.image, Options{Metadata: "m"}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if ids, err := s.List(ctx); err != nil || len(ids) != 1 || ids[0] != idA {
+	if ids, err := s.List(); err != nil || len(ids) != 1 || ids[0] != idA {
 		t.Errorf("list %v, %v", ids, err)
 	}
 	path := n.mount(t, s, idA, Options{})
@@ -149,7 +149,7 @@ func TestLifeOfALayerIsIdempotent(t *testing.T) {
 	if got := n.layerMounts(t); got != 0 {
 		t.Errorf("%d mounts after Remove", got)
 	}
-	if ids, err := s.List(ctx); err != nil || len(ids) != 0 {
+	if ids, err := s.List(); err != nil || len(ids) != 0 {
 		t.Errorf("list %v, %v", ids, err)
 	}
 	if err := s.Unmount(ctx, idA); err != nil {
@@ -174,7 +174,7 @@ func TestMountAfterCrash(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			n := newNode(t)
-			s := New(n, "/state")
+			s := New(at(n), "/state")
 			if err := s.Create(t.Context(), idA, n.image, Options{}); err != nil {
 				t.Fatal(err)
 			}
@@ -182,7 +182,7 @@ func TestMountAfterCrash(t *testing.T) {
 			n.Free()
 			c.lose(t, n)
 			n.open(t)
-			s = New(n, "/state")
+			s = New(at(n), "/state")
 			if again := n.mount(t, s, idA, Options{}); again != path {
 				t.Errorf("mounted at %s, want %s", again, path)
 			}
@@ -202,7 +202,7 @@ func TestMountAfterCrash(t *testing.T) {
 // What a reboot does to a layer that was mounted.
 func TestMountAfterReboot(t *testing.T) {
 	n := newNode(t)
-	s := New(n, "/state")
+	s := New(at(n), "/state")
 	if err := s.Create(t.Context(), idA, n.image, Options{}); err != nil {
 		t.Fatal(err)
 	}
@@ -215,7 +215,7 @@ func TestMountAfterReboot(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.open(t)
-	s = New(n, "/state")
+	s = New(at(n), "/state")
 	if again := n.mount(t, s, idA, Options{}); again != path {
 		t.Errorf("mounted at %s, want %s", again, path)
 	}
@@ -229,11 +229,11 @@ func TestOthersContainersAreLeftAlone(t *testing.T) {
 	if _, err := n.CreateContainer(idB, []string{"podman"}, n.image, "", `{"image-name":"x"}`, nil); err != nil {
 		t.Fatal(err)
 	}
-	ours, theirs := New(n, "/state"), New(n, "/other")
+	ours, theirs := New(at(n), "/state"), New(at(n), "/other")
 	if err := theirs.Create(t.Context(), idA, n.image, Options{}); err != nil {
 		t.Fatal(err)
 	}
-	if ids, err := ours.List(t.Context()); err != nil || len(ids) != 0 {
+	if ids, err := ours.List(); err != nil || len(ids) != 0 {
 		t.Errorf("list %v, %v", ids, err)
 	}
 	for _, id := range []string{idA, idB} {
@@ -254,7 +254,7 @@ func TestOthersContainersAreLeftAlone(t *testing.T) {
 
 func TestWhatIsNotThere(t *testing.T) {
 	n := newNode(t)
-	s := New(n, "/state")
+	s := New(at(n), "/state")
 	if err := s.Create(t.Context(), idA, strings.Repeat("0", 64), Options{}); !errors.Is(err, ErrNotFound) {
 		t.Errorf("Create: %v", err)
 	}
@@ -269,7 +269,7 @@ func TestWhatIsNotThere(t *testing.T) {
 // A crash between the layer and its record leaves a layer without a record.
 func TestOrphanLayerIsReplacedOrRemoved(t *testing.T) {
 	n := newNode(t)
-	s := New(n, "/state")
+	s := New(at(n), "/state")
 	orphan := func() {
 		t.Helper()
 		if _, err := n.CreateLayer(idA, "", nil, "", true, nil); err != nil {
@@ -297,7 +297,7 @@ func TestOrphanLayerIsReplacedOrRemoved(t *testing.T) {
 // library's list may be lost.
 func TestRemoveOfHalfALayer(t *testing.T) {
 	n := newNode(t)
-	s := New(n, "/state")
+	s := New(at(n), "/state")
 	driver, err := n.GraphDriver()
 	if err != nil {
 		t.Fatal(err)
@@ -328,7 +328,7 @@ func TestRemoveOfHalfALayer(t *testing.T) {
 
 func TestManyAtOnce(t *testing.T) {
 	n := newNode(t)
-	s := New(n, "/state")
+	s := New(at(n), "/state")
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
@@ -350,4 +350,9 @@ func TestManyAtOnce(t *testing.T) {
 	if len(s.turns) != 0 {
 		t.Errorf("%d turns are left", len(s.turns))
 	}
+}
+
+// at is a store that is open.
+func at(s storage.Store) func() (storage.Store, error) {
+	return func() (storage.Store, error) { return s, nil }
 }

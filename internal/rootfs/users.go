@@ -19,13 +19,13 @@ import (
 // all. Test with errors.Is.
 var ErrUsers = errors.New("overlay cannot be mounted on idmapped layers here (it takes Linux 5.19 and a file system that can)")
 
-// ServesUsers tells whether layers can be given other owners; nil if so. users is any
-// user namespace but the node's own.
-func (s *Store) ServesUsers(users *os.File) error {
-	if name := s.store.GraphDriverName(); name != "overlay" {
-		return fmt.Errorf("storage driver %s: %w", name, ErrUsers)
+// ServesUsers tells whether the layers of a store, which need not be open, can be given
+// other owners; nil if so. users is any user namespace but the node's own.
+func ServesUsers(driver, directory string, users *os.File) error {
+	if driver != "overlay" {
+		return fmt.Errorf("storage driver %s: %w", driver, ErrUsers)
 	}
-	root, err := openPath(s.store.GraphRoot())
+	root, err := openPath(directory)
 	if err != nil {
 		return err
 	}

@@ -49,7 +49,7 @@ func userNamespace(t *testing.T, host uint32) string {
 // Two layers with other users on one image: its files are theirs, and no copies.
 func TestUsersOwnTheirLayers(t *testing.T) {
 	n := newNode(t)
-	s := New(n, "/state")
+	s := New(at(n), "/state")
 	ctx := t.Context()
 	namespaces := make(map[string]string)
 	for id, host := range map[string]uint32{idA: 1 << 20, idB: 1 << 21} {
@@ -60,7 +60,7 @@ func TestUsersOwnTheirLayers(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer users.Close()
-	if err := s.ServesUsers(users); err != nil {
+	if err := ServesUsers("overlay", n.GraphRoot(), users); err != nil {
 		t.Fatal(err)
 	}
 	layers, err := n.Layers()
@@ -95,7 +95,7 @@ func TestUsersOwnTheirLayers(t *testing.T) {
 // All options of a mount have to be in one page: more layers than docker would make.
 func TestUsersOfAnImageOfManyLayers(t *testing.T) {
 	n := newNode(t)
-	s := New(n, "/state")
+	s := New(at(n), "/state")
 	img, err := n.Image(n.image)
 	if err != nil {
 		t.Fatal(err)
@@ -129,7 +129,7 @@ func TestUsersOfAnImageOfManyLayers(t *testing.T) {
 // mounted inside of it. Who removes the layer must not remove the image.
 func TestRemoveLeavesTheImageThatIsMountedInside(t *testing.T) {
 	n := newNode(t)
-	s := New(n, "/state")
+	s := New(at(n), "/state")
 	if err := s.Create(t.Context(), idA, n.image, Options{Users: usersFrom(1 << 20)}); err != nil {
 		t.Fatal(err)
 	}
