@@ -136,10 +136,30 @@ func (r Runtime) Delete(ctx context.Context, id string) error {
 	}
 	// Where the time is over it does not begin.
 	_, err := run(ctx, nil, r.Path, append(r.GlobalArgs(), "delete", "--force", id)...)
-	if err == nil || notFound(err) {
-		return nil
+	if err != nil && !notFound(err) {
+		return fmt.Errorf("runtime delete %s: %w", id, err)
 	}
-	return fmt.Errorf("runtime delete %s: %w", id, err)
+	if r.Sandbox {
+		return r.dropLocks(id)
+	}
+	return nil
+}
+
+// dropLocks removes what a runsc leaves that was killed between the two files of its
+// state, the last of which the next one does not miss.
+func (r Runtime) dropLocks(id string) error {
+	entries, err := os.ReadDir(r.Root)
+	if err != nil {
+		return fmt.Errorf("runtime delete %s: %w", id, err)
+	}
+	for _, entry := range entries {
+		if name := entry.Name(); strings.HasPrefix(name, id+"_sandbox:") && strings.HasSuffix(name, ".lock") {
+			if err := os.Remove(filepath.Join(r.Root, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("runtime delete %s: %w", id, err)
+			}
+		}
+	}
+	return nil
 }
 
 // Knows tells whether the runtime has a container of this ID, by its state directory.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -145,5 +146,23 @@ func TestLoggedErrorIsTheLastOne(t *testing.T) {
 			t.Errorf("%q: %q, want %q", text, got, want)
 		}
 		log.Close()
+	}
+}
+
+// A runsc that was killed in a delete leaves its lock; the next one finds no container, and
+// left it, too.
+func TestDeleteOfHalfASandboxLeavesNoLock(t *testing.T) {
+	root := t.TempDir()
+	lock, other := filepath.Join(root, "known_sandbox:box.lock"), filepath.Join(root, "knownbox_sandbox:box.lock")
+	for _, path := range []string{lock, other} {
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := (Runtime{Path: script(t, "exit 0"), Root: root, Sandbox: true}).Delete(t.Context(), "known"); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := filepath.Glob(root + "/*"); err != nil || !slices.Equal(left, []string{other}) {
+		t.Errorf("left %v, %v", left, err)
 	}
 }
