@@ -434,11 +434,10 @@ func TestFullImageStore(t *testing.T) {
 	unix.Sync()
 	n.powerOff()
 	n.shell("mount -o loop %[1]s.img %[1]s", dir)
+	n.fill(dir + "/rest") // of what was in use at the power cut
 	n.start()
 	n.storeShut(dir+"/storage", "no space", codes.ResourceExhausted)
-	if err := os.Remove(dir + "/fill"); err != nil {
-		t.Fatal(err)
-	}
+	n.shell("rm %[1]s/fill %[1]s/rest", dir)
 	n.unblocked()
 	n.wantWorking(n.podConfig(), image)
 	n.removeAll()

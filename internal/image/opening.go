@@ -2,12 +2,14 @@ package image
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"sync"
 	"time"
 
 	"go.podman.io/storage"
+	"golang.org/x/sys/unix"
 
 	"github.com/crio-minimal/crio/internal/fault"
 )
@@ -93,6 +95,9 @@ func (s *Store) open() error {
 		return err
 	}
 	if s.store == nil {
+		if err := room(root); err != nil {
+			return err
+		}
 		st, err := storage.GetStore(s.place)
 		if err != nil {
 			return nameDamage(root, driver, err)
@@ -104,6 +109,28 @@ func (s *Store) open() error {
 		return nameDamage(root, s.store.GraphDriverName(), err)
 	}
 	return s.reload()
+}
+
+// room is why the disk takes no file, nil where it does. The library makes some to try what
+// the kernel can. Where one of them is missing it blames the kernel, and notes that in the
+// run root for as long as the node is up.
+func room(root string) error {
+	fd, err := unix.Open(root, unix.O_TMPFILE|unix.O_WRONLY|unix.O_CLOEXEC, 0o600)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("make a file: %w", err)
+	}
+	const size = 64 << 10
+	n, err := unix.Write(fd, make([]byte, size))
+	if err == nil && n < size {
+		err = unix.ENOSPC
+	}
+	if err = errors.Join(err, unix.Close(fd)); err != nil {
+		return fmt.Errorf("write a file: %w", err)
+	}
+	return nil
 }
 
 // storeOptions are storage.conf's, as far as ours do not say otherwise.
