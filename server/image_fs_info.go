@@ -11,14 +11,14 @@ import (
 
 // ImageFsInfo tells what images and container layers use of their file system.
 func (s *Server) ImageFsInfo(ctx context.Context, _ *cri.ImageFsInfoRequest) (*cri.ImageFsInfoResponse, error) {
-	info, err := s.images.FsInfo(ctx)
+	images, containers, err := s.engine.FsInfo(ctx)
 	if err != nil {
 		return nil, err
 	}
 	now := time.Now().UnixNano()
 	return &cri.ImageFsInfoResponse{
-		ImageFilesystems:     []*cri.FilesystemUsage{usage(now, info.Images)},
-		ContainerFilesystems: []*cri.FilesystemUsage{usage(now, info.Containers)},
+		ImageFilesystems:     []*cri.FilesystemUsage{usage(now, images)},
+		ContainerFilesystems: []*cri.FilesystemUsage{usage(now, containers)},
 	}, nil
 }
 

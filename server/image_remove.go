@@ -8,10 +8,7 @@ import (
 
 // RemoveImage removes the image with all of its names; one that is not there is removed.
 func (s *Server) RemoveImage(ctx context.Context, r *cri.RemoveImageRequest) (*cri.RemoveImageResponse, error) {
-	if _, err := s.engine.CheckImage(r.GetImage()); err != nil {
-		return nil, err
-	}
-	if err := s.images.Remove(ctx, r.GetImage().GetImage()); err != nil {
+	if err := s.engine.RemoveImage(ctx, r.GetImage()); err != nil {
 		return nil, err
 	}
 	return &cri.RemoveImageResponse{}, nil

@@ -245,7 +245,7 @@ func (c *conform) checkLayer(id string) {
 	}
 	dir := string(upper[1])
 	if !filepath.IsAbs(dir) {
-		dir = filepath.Join(c.path("storage/overlay"), dir)
+		dir = filepath.Join(c.layers(), dir)
 	}
 	var bytes, inodes uint64
 	err = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {

@@ -79,7 +79,7 @@ func (c *conform) upper(id string) string {
 			_, rest, _ := strings.Cut(line, "upperdir=")
 			path, _, _ := strings.Cut(rest, ",")
 			if !filepath.IsAbs(path) {
-				path = filepath.Join(c.path("storage/overlay"), path)
+				path = filepath.Join(c.layers(), path)
 			}
 			return path
 		}

@@ -117,7 +117,7 @@ func TestKilledImageMountLeavesNothing(t *testing.T) {
 
 // hasLayer tells whether a layer with part in its name exists.
 func (n *node) hasLayer(part string) error {
-	found, _ := filepath.Glob(n.path("storage/overlay/*" + part + "*"))
+	found, _ := filepath.Glob(filepath.Join(n.layers(), "*"+part+"*"))
 	if len(found) == 0 {
 		return fmt.Errorf("there is no layer %s", part)
 	}

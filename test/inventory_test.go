@@ -145,11 +145,22 @@ func (n *node) links(inv inventory) {
 	}
 }
 
+// heldImage is the ID of the image that a name of the store stands for as a hold, else "".
+func heldImage(name string) string {
+	by, image, _ := strings.Cut(name, "-holds-")
+	if !strings.HasPrefix(by, "crio-") {
+		return ""
+	}
+	return image
+}
+
 // files: layers, records, bundles, sockets, addresses that IPAM gave, CNI's cache.
 func (n *node) files(inv inventory) {
+	data, _ := os.ReadFile(n.path("storage/overlay-images/images.json"))
+	images := string(data)
 	for _, pattern := range []string{
 		"tmp/*", "storage/crio-pulls/*", "state/*/*", "run/*/*", "run/oci/*/*", "ipam/*/*", "cni-cache/*/*", "storage/overlay/*", "storage/overlay/l/*",
-		"storage/overlay-containers/*", "storage-run/overlay-containers/*",
+		"storage/crio-layers/*/overlay/*", "storage/crio-layers/*/overlay/l/*", "storage/overlay-containers/*", "storage-run/overlay-containers/*",
 	} {
 		found, err := filepath.Glob(n.path(pattern))
 		if err != nil {
@@ -163,7 +174,10 @@ func (n *node) files(inv inventory) {
 			// The storage library leaves a temporary file where it is killed in a write;
 			// the store is shared with other tools, and so nobody else may remove it.
 			base := filepath.Base(path)
+			target, _ := os.Readlink(path)
 			switch {
+			// An image that a container was made of is held until it is removed.
+			case heldImage(base) != "" && strings.Contains(images, heldImage(base)), strings.Contains(target, "-holds-"):
 			case filepath.Base(filepath.Dir(path)) == "l":
 				inv["short name of a layer"]++ // a random one
 			// crun's cache of seccomp filters is its own.

@@ -141,6 +141,8 @@ func killedContainers() []killCase {
 	}
 	return []killCase{
 		{name: "create container", prepare: create(func(k *killNode, _ *cri.PodSandboxConfig, c *cri.ContainerConfig) {
+			k.dropImages(k.data) // so that this is the first container of it
+			k.pull(k.dataRef)
 			c.Mounts = []*cri.Mount{imageMount(k.data, "/data", "models"), {ContainerPath: "/logs", HostPath: k.path("logs")}}
 			c.WorkingDir = "/made/for/it"
 		})},
@@ -272,7 +274,14 @@ func killedImages() []killCase {
 			}}
 		}},
 		{name: "remove image", prepare: func(k *killNode) killRequest {
-			id := k.pull(pulled(k))
+			ref := pulled(k)
+			id := k.pull(ref)
+			pod := k.podConfig()
+			box := k.runPod(pod)
+			k.create(box, pod, k.containerConfig(ref, "sleep", "3600"))
+			if _, err := k.RemovePodSandbox(k.ctx(), &cri.RemovePodSandboxRequest{PodSandboxId: box}); err != nil {
+				k.t.Fatal(err)
+			}
 			return killRequest{do: func() error {
 				return second(k.images.RemoveImage(k.ctx(), &cri.RemoveImageRequest{Image: &cri.ImageSpec{Image: id}}))
 			}}

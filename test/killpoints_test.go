@@ -48,6 +48,7 @@ type killNode struct {
 	*killCase
 	// image is busybox, data one to be mounted, by their IDs.
 	image, data string
+	dataRef     string
 	registry    *fixture.Registry
 	// dir is where the daemon tells of its failpoints (internal/sys/failpoint_on.go).
 	dir string
@@ -141,7 +142,8 @@ func newKillNode(t *testing.T, handler string, c *killCase) *killNode {
 	}
 	n, image := readyNode(t, o)
 	k := &killNode{node: n, killCase: c, image: image, registry: r, dir: dir, places: failpoints(t)}
-	k.data = n.pull(r.Push(t, "data", "v1", n.dataImage("")))
+	k.dataRef = r.Push(t, "data", "v1", n.dataImage(""))
+	k.data = n.pull(k.dataRef)
 	n.before = n.settled()
 	pod := n.podConfig()
 	k.bystanderBox = n.runPod(pod)

@@ -294,10 +294,25 @@ func (n *node) close() {
 		n.t.Errorf("the daemon has a data race:\n%s", n.output.String())
 	}
 	_ = sys.Unmount(n.path("storage/overlay"))
+	for _, dir := range n.layerDirs() { // a test may have had more than one state directory
+		_ = sys.Unmount(dir)
+	}
 	if out, err := exec.Command("ip", "link", "del", n.fixture(options{}).Bridge()).CombinedOutput(); err != nil && !bytes.Contains(out, []byte("Cannot find")) {
 		n.t.Errorf("bridge: %v: %s", err, out)
 	}
 }
+
+// layers is the directory of the containers' layers.
+func (n *node) layers() string {
+	n.t.Helper()
+	found := n.layerDirs()
+	if len(found) != 1 {
+		n.t.Fatalf("layers of containers in %v", found)
+	}
+	return found[0]
+}
+
+func (n *node) layerDirs() []string { return glob(n.path("storage/crio-layers/*/overlay")) }
 
 func (n *node) removeAll() {
 	n.t.Helper()

@@ -180,7 +180,7 @@ func (c *cutNode) look(n int, refs []string) {
 	if err != nil {
 		c.t.Error(err)
 	}
-	for _, kind := range []string{"state/*/*", "ipam/*/10.*", "cni-cache/results/*", "storage/overlay-containers/" + strings.Repeat("?", 64)} {
+	for _, kind := range []string{"state/*/*", "ipam/*/10.*", "cni-cache/results/*", "storage/crio-layers/*/overlay/" + strings.Repeat("?", 64)} {
 		for _, left := range glob(c.path("disk/" + kind)) {
 			// host-local syncs nothing: it forgets whose an address is, and so cannot free it.
 			if data, err := os.ReadFile(left); err != nil || len(data) > 0 {

@@ -440,3 +440,27 @@ func TestGroupsOfAnOlderDaemonsMonitorAreRemoved(t *testing.T) {
 		t.Errorf("left: %q", left)
 	}
 }
+
+// The store forgot that a container's image is used, and deleted it beneath the container.
+func TestImageThatTheStoreForgotIsUsedIsNotRemoved(t *testing.T) {
+	n, image := readyNode(t, options{})
+	pod := n.podConfig()
+	id := n.runContainer(n.runPod(pod), pod, n.containerConfig(image, "sleep", "999"))
+	n.kill()
+	list := n.path("storage/overlay-containers/volatile-containers.json")
+	if err := os.WriteFile(list, []byte("[]"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n.start()
+	_, err := n.images.RemoveImage(n.ctx(), &cri.RemoveImageRequest{Image: &cri.ImageSpec{Image: image}})
+	if status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), "in use") {
+		t.Errorf("remove image: %v", err)
+	}
+	n.exec(id, "cat", "/etc/passwd")
+	n.await("the hold on the image", func() error {
+		if data, err := os.ReadFile(list); err != nil || !strings.Contains(string(data), "-holds-"+n.container(id).GetImageId()) {
+			return fmt.Errorf("%s, %v", data, err)
+		}
+		return nil
+	})
+}

@@ -248,11 +248,11 @@ func TestListOfTheSweepThatHangsIsNamedAndGivenUp(t *testing.T) {
 	n.kill()
 	k := killNode{node: n, dir: dir}
 	k.forget()
-	at := killPoint{name: "sweep: list layers", nth: 1}
+	at := killPoint{name: "sweep: hold images", nth: 1}
 	k.arm(at)
 	n.launch()
 	writer := k.held(at)
-	if err := n.inStage("sweep", "list layers", 1); err != nil {
+	if err := n.inStage("sweep", "hold images", 1); err != nil {
 		t.Error(err)
 	}
 	lock, err := os.OpenFile(n.path("storage/overlay-containers/containers.lock"), os.O_RDWR, 0)
@@ -264,7 +264,7 @@ func TestListOfTheSweepThatHangsIsNamedAndGivenUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	k.release(writer)
-	n.blocked("list layers: no answer")
+	n.blocked("list holds on images: no answer")
 	lock.Close()
 	n.unblocked()
 	n.awaitOperations("sweep", 0)

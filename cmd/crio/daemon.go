@@ -145,6 +145,7 @@ func serve(ctx context.Context, cfg *config.Config, p *parts, unwanted engine.Un
 // parts are what the daemon is made of, in the order in which they are opened.
 type parts struct {
 	images   *image.Store
+	layers   *rootfs.Store
 	networks *network.Network
 	engine   *engine.Engine
 	stats    *stats.Collector
@@ -155,6 +156,9 @@ func (p *parts) close(log *slog.Logger) {
 	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
 	defer cancel()
 	p.stats.Close()
+	if err := p.layers.Close(ctx); err != nil {
+		log.Warn("container layers", "err", err)
+	}
 	if err := p.images.Close(ctx); err != nil {
 		log.Warn("storage", "err", err)
 	}
@@ -192,8 +196,8 @@ func openParts(ctx context.Context, cfg *config.Config, layout pod.Layout, log *
 	if err != nil {
 		return nil, fmt.Errorf("crio.runtime.selinux: %w", err)
 	}
-	p := &parts{images: images, networks: network.New(networkOptions(cfg, log))}
 	layers := rootfs.New(images.Storage, layout.State)
+	p := &parts{images: images, layers: layers, networks: network.New(networkOptions(cfg, log))}
 	_, storage, _ := images.Place()
 	p.engine, err = engine.New(settings, engine.Drivers{
 		Images: images, Layers: layers, Networks: p.networks, Cgroups: cgroups, Labels: labels, Log: log,

@@ -106,7 +106,7 @@ func (e *Engine) makeContainer(ctx context.Context, op *operation, box pod.Sandb
 	}
 	op.stage("layer")
 	layer := rootfs.Options{MountLabel: labels.Mount, Users: box.Users(), Namespace: e.Layout.Namespace(box.ID, "user")}
-	err = e.Layers.Create(ctx, v.ID, img.ID, layer)
+	err = e.Layers.Create(ctx, v.ID, img.ID)
 	if errors.Is(err, rootfs.ErrNotFound) {
 		return v, fault.New(fault.NotFound, "image %s was removed meanwhile: pull it again: %w", img.ID, err)
 	}

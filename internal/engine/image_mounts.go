@@ -114,7 +114,7 @@ func (e *Engine) mountImages(ctx context.Context, v pod.Container, like rootfs.O
 func (e *Engine) mountImage(ctx context.Context, v pod.Container, m pod.ImageMount, like rootfs.Options) error {
 	id, subPath := v.ID, v.Config.GetMounts()[m.Mount].GetImageSubPath()
 	layer := pod.ImageLayer(id, m.Mount)
-	if err := e.Layers.Create(ctx, layer, m.ImageID, like); err != nil {
+	if err := e.Layers.Create(ctx, layer, m.ImageID); err != nil {
 		return err
 	}
 	root, err := e.Layers.Mount(ctx, layer, like)

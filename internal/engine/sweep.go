@@ -2,6 +2,8 @@ package engine
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"sync"
 
 	"github.com/crio-minimal/crio/internal/pod"
@@ -118,6 +120,7 @@ func (e *Engine) sweepOrphans(ctx context.Context, op *operation) {
 	defer orphans.Wait()
 	for again := make(chan struct{}, 1); ; {
 		found, err := e.findOrphans(&l)
+		err = errors.Join(err, e.holdImages(&l))
 		if ctx.Err() != nil {
 			return
 		}
@@ -138,4 +141,24 @@ func (e *Engine) sweepOrphans(ctx context.Context, op *operation) {
 			return
 		}
 	}
+}
+
+// holdImages has the store know which images are used, if it has lost that, and which are
+// not any more.
+func (e *Engine) holdImages(l *lister) error {
+	l.op.stage("hold images")
+	_, err := list(l, "holds on images", func() ([]string, error) {
+		var used []string
+		for _, c := range e.index.containers() {
+			v := c.snapshot()
+			used = append(used, v.ImageID)
+			for _, m := range v.ImageMounts {
+				used = append(used, m.ImageID)
+			}
+		}
+		slices.Sort(used)
+		used = slices.Compact(used)
+		return used, e.Layers.HoldOnly(l.ctx, used)
+	})
+	return err
 }

@@ -66,12 +66,7 @@ type Image struct {
 	TopLayer string
 }
 
-// FsInfo is the space that images and containers take (CRI ImageFsInfo).
-type FsInfo struct {
-	Images, Containers Usage
-}
-
-// Usage is the share of one of them.
+// Usage is the space that images or containers take (CRI ImageFsInfo).
 type Usage struct {
 	// Mountpoint is the store's root directory, on the filesystem that is measured.
 	Mountpoint string

@@ -33,7 +33,7 @@ func TestHalfMadeLayerTakesNoOtherLayersName(t *testing.T) {
 	}
 
 	s := open(t, o)
-	if err := s.Remove(t.Context(), half.ID); err != nil {
+	if err := s.Remove(t.Context(), half.ID, nothingHeld); err != nil {
 		t.Fatal(err)
 	}
 	links, err := os.ReadDir(filepath.Join(o.Root, "overlay/l"))

@@ -22,7 +22,7 @@ func TestStoreThatCannotBeOpenedYet(t *testing.T) {
 	}
 	for call, err := range map[string]error{
 		"List":    second(s.List(t.Context(), "")),
-		"Remove":  s.Remove(t.Context(), "localhost/x:v1"),
+		"Remove":  s.Remove(t.Context(), "localhost/x:v1", nothingHeld),
 		"Pull":    second(s.Pull(t.Context(), "localhost/x:v1", Credential{}, Platform{})),
 		"FsInfo":  second(s.FsInfo(t.Context())),
 		"Storage": second(s.Storage()),

@@ -77,8 +77,6 @@ type Store struct {
 	works  map[*work]struct{}
 	closed bool
 	wg     sync.WaitGroup
-
-	usage containerUsage
 }
 
 // Reexec must be called first in main (and in a TestMain): unpacking a layer
@@ -106,7 +104,7 @@ func Open(o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open image store: %w", err)
 	}
-	s := &Store{options: o, place: place, log: o.Log, pulls: make(map[pullKey]*pull), works: make(map[*work]struct{}), usage: containerUsage{turn: make(chan struct{}, 1)}}
+	s := &Store{options: o, place: place, log: o.Log, pulls: make(map[pullKey]*pull), works: make(map[*work]struct{})}
 	s.base, s.stop = context.WithCancel(context.Background())
 	s.index.Store(&index{})
 	s.beginOpening()
@@ -160,8 +158,9 @@ func (s *Store) List(ctx context.Context, filter string) ([]Image, error) {
 
 // Remove deletes the image that ref names, with all its names. An image that
 // is not there is success; one that a container uses is ErrInUse. The deletion
-// goes on when ctx ends.
-func (s *Store) Remove(ctx context.Context, ref string) error {
+// goes on when ctx ends. release is asked before it, with the image's ID: whoever holds
+// the image for containers of ours gives it up, or returns an error.
+func (s *Store) Remove(ctx context.Context, ref string, release func(ctx context.Context, id string) error) error {
 	if err := s.ready(); err != nil {
 		return fmt.Errorf("remove image %s: %w", ref, err)
 	}
@@ -177,7 +176,7 @@ func (s *Store) Remove(ctx context.Context, ref string) error {
 		return nil
 	}
 	done := make(chan error, 1)
-	go func() { done <- s.remove(id) }()
+	go func() { done <- s.remove(context.WithoutCancel(ctx), id, release) }()
 	select {
 	case err := <-done:
 		return err
@@ -186,15 +185,20 @@ func (s *Store) Remove(ctx context.Context, ref string) error {
 	}
 }
 
-func (s *Store) remove(id string) error {
+func (s *Store) remove(ctx context.Context, id string, release func(ctx context.Context, id string) error) error {
 	s.mu.Lock()
-	w := s.begin("remove image", id, "delete")
+	w := s.begin("remove image", id, "begin")
 	s.mu.Unlock()
 	defer func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.end(w)
 	}()
+	w.stage("release")
+	if err := release(ctx, id); err != nil {
+		return fmt.Errorf("remove image %s: %w", id, err)
+	}
+	w.stage("delete")
 	_, err := s.store.DeleteImage(id, true)
 	w.stage("index")
 	switch {
@@ -224,12 +228,21 @@ func (s *Store) Close(ctx context.Context) error {
 	if s.store == nil {
 		return nil // it could not be opened
 	}
-	_, err := s.store.Shutdown(false)
-	s.store.Free()
-	if err != nil && !errors.Is(err, storage.ErrLayerUsedByContainer) {
-		return fmt.Errorf("close image store: %w", err)
+	shut := make(chan error, 1) // another tool may have the lock
+	go func() {
+		_, err := s.store.Shutdown(false)
+		s.store.Free()
+		shut <- err
+	}()
+	select {
+	case err := <-shut:
+		if err != nil && !errors.Is(err, storage.ErrLayerUsedByContainer) {
+			return fmt.Errorf("close image store: %w", err)
+		}
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("close image store: wait for its lock: %w", ctx.Err())
 	}
-	return nil
 }
 
 // system is the libraries' configuration for one operation.

@@ -14,8 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"go.podman.io/storage"
-
 	"github.com/crio-minimal/crio/test/fixture"
 )
 
@@ -31,12 +29,12 @@ func TestRemoveTakesAllNames(t *testing.T) {
 			if got := wantImage(t, s, by, true).RepoTags; len(got) != 2 {
 				t.Fatalf("tags %v, want two", got)
 			}
-			if err := s.Remove(t.Context(), by); err != nil {
+			if err := s.Remove(t.Context(), by, nothingHeld); err != nil {
 				t.Fatal(err)
 			}
 			wantImage(t, s, first, false)
 			wantImage(t, s, second, false)
-			if err := s.Remove(t.Context(), by); err != nil {
+			if err := s.Remove(t.Context(), by, nothingHeld); err != nil {
 				t.Errorf("removing again: %v", err)
 			}
 			if layers, err := s.store.Layers(); err != nil || len(layers) != 0 {
@@ -55,14 +53,14 @@ func TestRemoveOfImageInUse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Remove(t.Context(), img.ID); !errors.Is(err, ErrInUse) {
+	if err := s.Remove(t.Context(), img.ID, nothingHeld); !errors.Is(err, ErrInUse) {
 		t.Errorf("error %v, want %v", err, ErrInUse)
 	}
 	wantImage(t, s, img.ID, true)
 	if err := s.store.DeleteContainer(c.ID); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Remove(t.Context(), img.ID); err != nil {
+	if err := s.Remove(t.Context(), img.ID, nothingHeld); err != nil {
 		t.Error(err)
 	}
 }
@@ -242,7 +240,7 @@ func TestBrokenImageCanBeRemoved(t *testing.T) {
 	truncate(t, filepath.Join(s.options.Root, "overlay-images", img.ID, "manifest"))
 	s.index.Store(&index{})
 	wantImage(t, s, ref, false)
-	if err := s.Remove(t.Context(), ref); err != nil {
+	if err := s.Remove(t.Context(), ref, nothingHeld); err != nil {
 		t.Fatal(err)
 	}
 	if images, err := s.store.Images(); err != nil || len(images) != 0 {
@@ -307,22 +305,12 @@ func TestFsInfoCountsSharedLayersOnce(t *testing.T) {
 		img := fixture.BuildImage(t, fixture.ImageSpec{Layers: [][]fixture.File{shared, {{Path: "x", Data: []byte(content)}}}})
 		pullOK(t, s, r.Push(t, "i", fmt.Sprint(i), img), img)
 	}
-	c, err := s.store.CreateContainer("", nil, wantImage(t, s, r.Host+"/i:0", true).ID, "", "", &storage.ContainerOptions{Volatile: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(s.options.Root, "overlay", c.LayerID, "diff", "written"), noise(64<<10, 5), 0o600); err != nil {
-		t.Fatal(err)
-	}
 	info, err := s.FsInfo(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if info.Images.Bytes < 1<<20 || info.Images.Bytes > 1<<20+64<<10 || info.Images.Inodes == 0 || info.Images.Mountpoint != s.options.Root {
-		t.Errorf("images %+v", info.Images)
-	}
-	if info.Containers.Bytes < 64<<10 || info.Containers.Bytes > 128<<10 || info.Containers.Inodes != 2 {
-		t.Errorf("containers %+v", info.Containers)
+	if info.Bytes < 1<<20 || info.Bytes > 1<<20+64<<10 || info.Inodes == 0 || info.Mountpoint != s.options.Root {
+		t.Errorf("images %+v", info)
 	}
 }
 

@@ -49,7 +49,7 @@ func TestOwnPullsHoldUpNoList(t *testing.T) {
 	// A removal waits for the lock, and is told.
 	release = hold(t, s)
 	removed := make(chan error, 1)
-	go func() { removed <- s.Remove(t.Context(), g.img.ID) }()
+	go func() { removed <- s.Remove(t.Context(), g.img.ID, nothingHeld) }()
 	for len(s.Operations()) == 0 {
 		time.Sleep(time.Millisecond)
 	}

@@ -1,18 +1,24 @@
-// Package rootfs gives each container its root filesystem: a read-write layer
-// of containers/storage on top of an image.
+// Package rootfs gives each container its root filesystem: a read-write layer of the
+// storage library's graph driver on top of an image.
+//
+// The layers are in a directory of their own, below that of the store, and in no list of
+// the store: it writes all of its lists anew for each layer that is made, mounted or
+// removed, and whatever else uses the store can unmount what is in its own directory. The
+// images are the store's, which has to know only that they are used (holds.go).
 package rootfs
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
+	"slices"
 	"sync"
-	"syscall"
 
 	"go.podman.io/storage"
+	graphdriver "go.podman.io/storage/drivers"
 
 	"github.com/crio-minimal/crio/internal/pod"
 	"github.com/crio-minimal/crio/internal/sys"
@@ -21,15 +27,13 @@ import (
 // ErrNotFound: there is no such container layer, or no such image. Test with errors.Is.
 var ErrNotFound = errors.New("not found")
 
-// ErrForeign: the id is taken by a container of another tool, or on another image.
-var ErrForeign = errors.New("belongs to another")
+// ErrInUse: a layer stands on the image. Test with errors.Is.
+var ErrInUse = errors.New("a container uses it")
 
 // Options of one container's layer.
 type Options struct {
 	// MountLabel is the SELinux label of the mount, "" for none.
 	MountLabel string
-	// Metadata is kept with the layer and has no meaning here.
-	Metadata string
 	// Users of the container: the image's files belong to them when it is mounted, and
 	// so do the files that they write. The zero value are the node's.
 	Users pod.Users
@@ -38,8 +42,8 @@ type Options struct {
 }
 
 // Store creates, mounts and removes container layers. Methods may be called
-// concurrently; calls for one id run one after the other. The storage library
-// can't be interrupted, so ctx bounds the wait for one's turn, not the work.
+// concurrently; calls for one id run one after the other. Neither the library nor the
+// disk can be interrupted, so ctx bounds the wait for one's turn, not the work.
 type Store struct {
 	open     func() (storage.Store, error)
 	instance string
@@ -47,6 +51,11 @@ type Store struct {
 	mu    sync.Mutex // guards the fields below
 	turns map[string]*turn
 	store storage.Store // set once it is open, and read after that
+
+	opening sync.Mutex // guards graph
+	graph   graphdriver.Driver
+
+	all allUsage
 }
 
 // turn serialises the calls for one id; it is dropped when nobody uses it.
@@ -55,17 +64,11 @@ type turn struct {
 	users int
 }
 
-// marker is the metadata by which a layer is known as ours.
-type marker struct {
-	Instance string `json:"crio_instance"`
-	Metadata string `json:"metadata,omitempty"`
-}
-
 // New works on a store that the caller owns and closes. open returns it, or why it is not
 // open yet: until then each call fails with that. instance (the daemon's state directory)
-// tells this daemon's layers from those of podman, buildah or another crio on the same store.
+// tells this daemon's layers from those of another crio on the same store.
 func New(open func() (storage.Store, error), instance string) *Store {
-	return &Store{open: open, instance: instance, turns: make(map[string]*turn)}
+	return &Store{open: open, instance: instance, turns: make(map[string]*turn), all: allUsage{turn: make(chan struct{}, 1)}}
 }
 
 // opened comes before each use of the store.
@@ -112,111 +115,63 @@ func (s *Store) enter(ctx context.Context, id string) (leave func(), err error) 
 }
 
 // Create makes the read-write layer of container id on an image. It is
-// idempotent: a layer that this daemon made for the same id and image is kept.
-// The layer is volatile: it is not synced, and not meant to outlive a power cut.
-func (s *Store) Create(ctx context.Context, id, imageID string, opts Options) error {
+// idempotent: a layer that was made for the same id and image is kept.
+// Nothing of it is synced, and it is not meant to outlive a power cut.
+func (s *Store) Create(ctx context.Context, id, imageID string) error {
 	leave, err := s.enter(ctx, id)
 	if err != nil {
 		return fmt.Errorf("create layer %s: %w", id, err)
 	}
 	defer leave()
-	if err := s.create(id, imageID, opts); err != nil {
+	// The image's turn, too: it is not released between the hold on it and the layer.
+	leaveImage, err := s.enter(ctx, imageID)
+	if err != nil {
+		return fmt.Errorf("create layer %s on image %s: %w", id, imageID, err)
+	}
+	defer leaveImage()
+	if err := s.create(id, imageID); err != nil {
 		return fmt.Errorf("create layer %s on image %s: %w", id, imageID, err)
 	}
 	sys.Failpoint("layer", "made")
 	return nil
 }
 
-func (s *Store) create(id, imageID string, opts Options) error {
-	c, err := s.store.Container(id)
-	if err == nil {
-		if !s.owns(c) || c.ImageID != imageID {
-			return fmt.Errorf("container: %w", ErrForeign)
-		}
-		return nil
-	}
-	if !errors.Is(err, storage.ErrContainerUnknown) {
-		return err
-	}
-	metadata, err := json.Marshal(marker{Instance: s.instance, Metadata: opts.Metadata})
+func (s *Store) create(id, imageID string) error {
+	driver, err := s.driver()
 	if err != nil {
 		return err
 	}
-	co := &storage.ContainerOptions{Volatile: true, LabelOpts: []string{"disable"}}
-	if opts.MountLabel != "" {
-		// The library wants both or none, and only stores the first.
-		co.Flags = map[string]any{"ProcessLabel": opts.MountLabel, "MountLabel": opts.MountLabel}
+	top, err := s.hold(imageID)
+	if err != nil {
+		return err
 	}
-	_, err = s.store.CreateContainer(id, nil, imageID, id, string(metadata), co)
-	if errors.Is(err, storage.ErrDuplicateID) {
-		// A crash came between the layer and its record.
-		if err := s.dropOrphan(id); err != nil {
+	if dir, err := s.dir(id); err == nil {
+		if on, err := imageOf(dir); err != nil || on == imageID {
 			return err
 		}
-		_, err = s.store.CreateContainer(id, nil, imageID, id, string(metadata), co)
+		// A crash came in between, and it is not whole.
+		if err := s.remove(id); err != nil {
+			return err
+		}
 	}
-	if errors.Is(err, storage.ErrImageUnknown) {
-		return fmt.Errorf("image: %w: %w", ErrNotFound, err)
+	sys.Failpoint("layer", "image held")
+	if err := driver.CreateReadWrite(id, top, nil); err != nil {
+		return errors.Join(err, s.dropShortName(id)) // it removes the directory alone
 	}
-	return err
-}
-
-// dropOrphan deletes a layer that no container record names.
-func (s *Store) dropOrphan(id string) error {
-	if _, err := s.store.Layer(id); errors.Is(err, storage.ErrLayerUnknown) {
-		return s.dropDirectory(id)
-	}
-	if err := s.unmount(id); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	err := s.store.DeleteLayer(id)
-	if errors.Is(err, storage.ErrLayerUnknown) || errors.Is(err, storage.ErrNotALayer) {
-		return nil
-	}
-	return err
-}
-
-// dropDirectory deletes the directory of a layer that the library's list has lost: the
-// graph driver still finds it by its ID.
-func (s *Store) dropDirectory(layer string) error {
-	driver, err := s.store.GraphDriver()
-	if err != nil || !driver.Exists(layer) {
-		return err
-	}
-	dirs, err := s.dirs(layer)
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(unmountMapped(dirs.mapped()), sys.Unmount(dirs.merged)); err != nil {
-		return err
-	}
-	return driver.Remove(layer)
-}
-
-func (s *Store) owns(c *storage.Container) bool {
-	var m marker
-	return json.Unmarshal([]byte(c.Metadata), &m) == nil && m.Instance == s.instance
+	sys.Failpoint("layer", "made, without a note of its image")
+	return os.WriteFile(filepath.Join(s.home(), id, onImage), []byte(imageID), 0o600)
 }
 
 // Mount mounts the layer and returns the path of the root filesystem. It does
 // not count: however often it is called, one Unmount undoes it. After a crash of
-// the daemon it finds what is mounted already. The options are those of Create.
+// the daemon it finds what is mounted already.
 func (s *Store) Mount(ctx context.Context, id string, opts Options) (string, error) {
 	leave, err := s.enter(ctx, id)
 	if err != nil {
 		return "", fmt.Errorf("mount layer %s: %w", id, err)
 	}
 	defer leave()
-	c, err := s.own(id)
-	if err != nil {
-		return "", fmt.Errorf("mount layer %s: %w", id, err)
-	}
-	var path string
-	if opts.Users.Private() {
-		path, err = s.mountMapped(c.LayerID, opts)
-	} else {
-		path, err = s.store.Mount(id, "")
-	}
+	path, err := s.mount(ctx, id, opts)
 	if err != nil {
 		return "", fmt.Errorf("mount layer %s: %w", id, err)
 	}
@@ -224,21 +179,35 @@ func (s *Store) Mount(ctx context.Context, id string, opts Options) (string, err
 	return path, nil
 }
 
-// own returns the container if this daemon made it.
-func (s *Store) own(id string) (*storage.Container, error) {
-	c, err := s.store.Container(id)
-	switch {
-	case errors.Is(err, storage.ErrContainerUnknown):
-		return nil, fmt.Errorf("container: %w", ErrNotFound)
-	case err != nil:
-		return nil, err
-	// Names and prefixes resolve as well; only the id itself is ours to use.
-	case c.ID != id:
-		return nil, fmt.Errorf("container: %w", ErrNotFound)
-	case !s.owns(c):
-		return nil, fmt.Errorf("container: %w", ErrForeign)
+// driverGet is the name of the turn for the driver's Get, which finds out what the kernel
+// can without a lock.
+const driverGet = "get"
+
+func (s *Store) mount(ctx context.Context, id string, opts Options) (string, error) {
+	dir, err := s.dir(id)
+	if err != nil {
+		return "", err
 	}
-	return c, nil
+	driver, err := s.driver()
+	if err != nil {
+		return "", err
+	}
+	merged := filepath.Join(dir, "merged")
+	mounted, err := sys.IsMountpoint(merged)
+	switch {
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return "", err
+	case mounted:
+		return merged, nil
+	case opts.Users.Private():
+		return merged, s.mountMapped(id, dir, opts)
+	}
+	leave, err := s.enter(ctx, driverGet)
+	if err != nil {
+		return "", err
+	}
+	defer leave()
+	return driver.Get(id, graphdriver.MountOpts{MountLabel: opts.MountLabel, Volatile: true})
 }
 
 // Unmount undoes Mount; nil when it is not mounted or not there.
@@ -248,12 +217,12 @@ func (s *Store) Unmount(ctx context.Context, id string) error {
 		return fmt.Errorf("unmount layer %s: %w", id, err)
 	}
 	defer leave()
-	c, err := s.own(id)
+	dir, err := s.dir(id)
 	if errors.Is(err, ErrNotFound) {
 		return nil
 	}
 	if err == nil {
-		err = s.unmount(c.LayerID)
+		err = s.unmount(id, dir)
 	}
 	if err != nil {
 		return fmt.Errorf("unmount layer %s: %w", id, err)
@@ -261,30 +230,25 @@ func (s *Store) Unmount(ctx context.Context, id string) error {
 	return nil
 }
 
-// unmount makes sure that the layer is not mounted, whatever the library's
-// counts say: they are in the run directory and in the memory of processes, and
-// either may have been lost.
-func (s *Store) unmount(layer string) error {
-	dirs, err := s.dirs(layer)
-	if err != nil {
+// unmount makes sure that the layer is not mounted, whatever the driver's count says: it
+// is in the memory of a process.
+func (s *Store) unmount(id, dir string) error {
+	if err := unmountMapped(mapped(dir)); err != nil {
 		return err
 	}
-	if err := unmountMapped(dirs.mapped()); err != nil {
-		return err
-	}
-	merged := dirs.merged
-	count, err := s.store.Mounted(layer)
-	if err != nil {
-		return err
-	}
+	merged := filepath.Join(dir, "merged")
 	mounted, err := sys.IsMountpoint(merged)
-	if err != nil {
-		return err
-	}
-	if count == 0 && !mounted {
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !mounted {
 		return nil
 	}
-	if _, err := s.store.Unmount(layer, true); err != nil && !errors.Is(err, storage.ErrLayerNotMounted) {
+	if err != nil {
+		return err
+	}
+	driver, err := s.driver()
+	if err != nil {
+		return err
+	}
+	if err := driver.Put(id); err != nil {
 		return err
 	}
 	return sys.Unmount(merged)
@@ -305,88 +269,40 @@ func (s *Store) Remove(ctx context.Context, id string) error {
 }
 
 func (s *Store) remove(id string) error {
-	c, err := s.own(id)
+	dir, err := s.dir(id)
 	if errors.Is(err, ErrNotFound) {
-		return s.dropOrphan(id)
+		return nil
 	}
 	if err != nil {
 		return err
 	}
-	// A layer whose directory is gone can't be unmounted, but has to be deleted.
-	err = s.unmount(c.LayerID)
-	if errors.Is(err, storage.ErrLayerUnknown) {
-		err = s.dropDirectory(c.LayerID)
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := s.unmount(id, dir); err != nil {
 		return err
 	}
 	sys.Failpoint("layer", "unmounted")
-	err = s.store.DeleteContainer(id)
-	if errors.Is(err, storage.ErrNotAContainer) || errors.Is(err, storage.ErrContainerUnknown) {
-		return nil
+	driver, err := s.driver()
+	if err != nil {
+		return err
 	}
-	return err
+	if err := s.dropShortName(id); err != nil {
+		return err
+	}
+	return driver.Remove(id)
 }
 
-// List returns the ids of the layers that this daemon (instance) made. It waits for the
-// storage's lock.
+// List returns the ids of the layers that this daemon (instance) made.
 func (s *Store) List() ([]string, error) {
 	if err := s.opened(); err != nil {
 		return nil, fmt.Errorf("layers: %w", err)
 	}
-	all, err := s.store.MultiList(storage.MultiListOptions{Containers: true})
+	driver, err := s.driver()
 	if err != nil {
 		return nil, fmt.Errorf("layers: %w", err)
 	}
-	var ids []string
-	for i := range all.Containers {
-		if s.owns(&all.Containers[i]) {
-			ids = append(ids, all.Containers[i].ID)
-		}
-	}
-	return ids, nil
-}
-
-// Usage measures the container's own layer, what it wrote: allocated bytes and
-// inodes (stat(2)), a file with several hard links once. It walks the layer
-// without any lock, and stops when ctx ends.
-func (s *Store) Usage(ctx context.Context, id string) (bytes, inodes uint64, err error) {
-	if err := s.opened(); err != nil {
-		return 0, 0, fmt.Errorf("usage of layer %s: %w", id, err)
-	}
-	c, err := s.own(id)
+	names, err := driver.ListLayers()
 	if err != nil {
-		return 0, 0, fmt.Errorf("usage of layer %s: %w", id, err)
+		return nil, fmt.Errorf("layers: %w", err)
 	}
-	dirs, err := s.dirs(c.LayerID)
-	if err != nil {
-		return 0, 0, fmt.Errorf("usage of layer %s: %w", id, err)
-	}
-	seen := make(map[uint64]bool)
-	err = filepath.WalkDir(dirs.upper, func(_ string, d fs.DirEntry, err error) error {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if err != nil {
-			return nil // the container removes files meanwhile
-		}
-		info, err := d.Info()
-		if err != nil {
-			return nil
-		}
-		st, ok := info.Sys().(*syscall.Stat_t)
-		if !ok || seen[st.Ino] {
-			return nil
-		}
-		if st.Nlink > 1 && !d.IsDir() {
-			seen[st.Ino] = true
-		}
-		bytes += uint64(st.Blocks) * 512
-		inodes++
-		return nil
-	})
-	if err != nil {
-		return 0, 0, fmt.Errorf("usage of layer %s: %w", id, err)
-	}
-	return bytes, inodes, nil
+	// The driver has directories of its own there while it tries the kernel.
+	return slices.DeleteFunc(names, func(name string) bool { return !pod.ValidID(pod.LayerOwner(name)) }), nil
 }

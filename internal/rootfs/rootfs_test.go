@@ -1,9 +1,11 @@
 package rootfs
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -87,10 +89,21 @@ func mounts(t *testing.T, below string) (out []string) {
 	return out
 }
 
+// layers opens them as a daemon with that instance does, which closes them at its end.
+func (n *node) layers(t *testing.T, instance string) *Store {
+	s := New(func() (storage.Store, error) { return n, nil }, instance)
+	t.Cleanup(func() {
+		if err := s.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
 // layerMounts leaves out the driver's own bind mount of its directory.
-func (n *node) layerMounts(t *testing.T) int {
+func layerMounts(t *testing.T, s *Store) int {
 	t.Helper()
-	return len(mounts(t, filepath.Join(n.options.GraphRoot, "overlay")+"/"))
+	return len(mounts(t, s.home()+"/"))
 }
 
 func (n *node) mount(t *testing.T, s *Store, id string, opts Options) string {
@@ -107,10 +120,10 @@ func (n *node) mount(t *testing.T, s *Store, id string, opts Options) string {
 
 func TestLifeOfALayerIsIdempotent(t *testing.T) {
 	n := newNode(t)
-	s := New(at(n), "/state")
+	s := n.layers(t, "/state")
 	ctx := t.Context()
 	for range 2 {
-		if err := s.Create(ctx, idA, n.image, Options{Metadata: "m"}); err != nil {
+		if err := s.Create(ctx, idA, n.image); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -123,7 +136,7 @@ func TestLifeOfALayerIsIdempotent(t *testing.T) {
 			t.Errorf("mounted at %s, then at %s", path, again)
 		}
 	}
-	if got := n.layerMounts(t); got != 1 {
+	if got := layerMounts(t, s); got != 1 {
 		t.Errorf("%d mounts, want 1", got)
 	}
 	if err := os.WriteFile(filepath.Join(path, "written"), make([]byte, 10_000), 0o600); err != nil {
@@ -132,11 +145,14 @@ func TestLifeOfALayerIsIdempotent(t *testing.T) {
 	if bytes, inodes, err := s.Usage(ctx, idA); err != nil || bytes < 10_000 || bytes > 40_000 || inodes != 2 {
 		t.Errorf("usage %d bytes, %d inodes, %v", bytes, inodes, err)
 	}
+	if bytes, inodes, err := s.AllUsage(ctx); err != nil || bytes < 10_000 || bytes > 40_000 || inodes != 2 {
+		t.Errorf("usage of all layers: %d bytes, %d inodes, %v", bytes, inodes, err)
+	}
 	for range 2 {
 		if err := s.Unmount(ctx, idA); err != nil {
 			t.Fatal(err)
 		}
-		if got := n.layerMounts(t); got != 0 {
+		if got := layerMounts(t, s); got != 0 {
 			t.Errorf("%d mounts after one Unmount", got)
 		}
 	}
@@ -146,7 +162,7 @@ func TestLifeOfALayerIsIdempotent(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got := n.layerMounts(t); got != 0 {
+	if got := layerMounts(t, s); got != 0 {
 		t.Errorf("%d mounts after Remove", got)
 	}
 	if ids, err := s.List(); err != nil || len(ids) != 0 {
@@ -155,8 +171,8 @@ func TestLifeOfALayerIsIdempotent(t *testing.T) {
 	if err := s.Unmount(ctx, idA); err != nil {
 		t.Errorf("unmounting what is not there: %v", err)
 	}
-	if n.Exists(idA) {
-		t.Error("the layer is left")
+	if left, err := filepath.Glob(s.home() + "/l/*"); err != nil || len(left) != 0 {
+		t.Errorf("short names of nothing: %v, %v", left, err)
 	}
 }
 
@@ -167,32 +183,32 @@ func TestMountAfterCrash(t *testing.T) {
 	}{
 		{"with the run directory", func(*testing.T, *node) {}},
 		{"without the run directory", func(t *testing.T, n *node) {
-			if err := os.RemoveAll(filepath.Join(n.options.RunRoot, "overlay-layers")); err != nil {
+			if err := os.RemoveAll(filepath.Join(n.options.RunRoot, "overlay")); err != nil {
 				t.Fatal(err)
 			}
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			n := newNode(t)
-			s := New(at(n), "/state")
-			if err := s.Create(t.Context(), idA, n.image, Options{}); err != nil {
+			s := n.layers(t, "/state")
+			if err := s.Create(t.Context(), idA, n.image); err != nil {
 				t.Fatal(err)
 			}
 			path := n.mount(t, s, idA, Options{})
 			n.Free()
 			c.lose(t, n)
 			n.open(t)
-			s = New(at(n), "/state")
+			s = n.layers(t, "/state")
 			if again := n.mount(t, s, idA, Options{}); again != path {
 				t.Errorf("mounted at %s, want %s", again, path)
 			}
-			if got := n.layerMounts(t); got != 1 {
+			if got := layerMounts(t, s); got != 1 {
 				t.Errorf("%d mounts, want 1", got)
 			}
 			if err := s.Remove(t.Context(), idA); err != nil {
 				t.Fatal(err)
 			}
-			if got := n.layerMounts(t); got != 0 {
+			if got := layerMounts(t, s); got != 0 {
 				t.Errorf("%d mounts after Remove", got)
 			}
 		})
@@ -202,12 +218,12 @@ func TestMountAfterCrash(t *testing.T) {
 // What a reboot does to a layer that was mounted.
 func TestMountAfterReboot(t *testing.T) {
 	n := newNode(t)
-	s := New(at(n), "/state")
-	if err := s.Create(t.Context(), idA, n.image, Options{}); err != nil {
+	s := n.layers(t, "/state")
+	if err := s.Create(t.Context(), idA, n.image); err != nil {
 		t.Fatal(err)
 	}
 	path := n.mount(t, s, idA, Options{})
-	if err := s.unmount(idA); err != nil {
+	if err := s.Unmount(t.Context(), idA); err != nil {
 		t.Fatal(err)
 	}
 	n.Free()
@@ -215,7 +231,7 @@ func TestMountAfterReboot(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.open(t)
-	s = New(at(n), "/state")
+	s = n.layers(t, "/state")
 	if again := n.mount(t, s, idA, Options{}); again != path {
 		t.Errorf("mounted at %s, want %s", again, path)
 	}
@@ -224,38 +240,32 @@ func TestMountAfterReboot(t *testing.T) {
 	}
 }
 
-func TestOthersContainersAreLeftAlone(t *testing.T) {
+// Two daemons on one store have layers of their own, even of one ID.
+func TestOthersLayersAreLeftAlone(t *testing.T) {
 	n := newNode(t)
-	if _, err := n.CreateContainer(idB, []string{"podman"}, n.image, "", `{"image-name":"x"}`, nil); err != nil {
-		t.Fatal(err)
-	}
-	ours, theirs := New(at(n), "/state"), New(at(n), "/other")
-	if err := theirs.Create(t.Context(), idA, n.image, Options{}); err != nil {
+	ours, theirs := n.layers(t, "/state"), n.layers(t, "/other")
+	if err := theirs.Create(t.Context(), idA, n.image); err != nil {
 		t.Fatal(err)
 	}
 	if ids, err := ours.List(); err != nil || len(ids) != 0 {
 		t.Errorf("list %v, %v", ids, err)
 	}
-	for _, id := range []string{idA, idB} {
-		if err := ours.Remove(t.Context(), id); !errors.Is(err, ErrForeign) {
-			t.Errorf("Remove: %v, want %v", err, ErrForeign)
-		}
-		if err := ours.Create(t.Context(), id, n.image, Options{}); !errors.Is(err, ErrForeign) {
-			t.Errorf("Create: %v, want %v", err, ErrForeign)
-		}
-		if _, err := ours.Mount(t.Context(), id, Options{}); !errors.Is(err, ErrForeign) {
-			t.Errorf("Mount: %v, want %v", err, ErrForeign)
-		}
-		if _, err := n.Container(id); err != nil {
-			t.Errorf("the container is gone: %v", err)
-		}
+	if err := ours.Remove(t.Context(), idA); err != nil {
+		t.Error(err)
+	}
+	if _, err := ours.Mount(t.Context(), idA, Options{}); !errors.Is(err, ErrNotFound) {
+		t.Errorf("Mount: %v, want %v", err, ErrNotFound)
+	}
+	n.mount(t, theirs, idA, Options{})
+	if err := theirs.Remove(t.Context(), idA); err != nil {
+		t.Error(err)
 	}
 }
 
 func TestWhatIsNotThere(t *testing.T) {
 	n := newNode(t)
-	s := New(at(n), "/state")
-	if err := s.Create(t.Context(), idA, strings.Repeat("0", 64), Options{}); !errors.Is(err, ErrNotFound) {
+	s := n.layers(t, "/state")
+	if err := s.Create(t.Context(), idA, strings.Repeat("0", 64)); !errors.Is(err, ErrNotFound) {
 		t.Errorf("Create: %v", err)
 	}
 	if _, err := s.Mount(t.Context(), idA, Options{}); !errors.Is(err, ErrNotFound) {
@@ -266,73 +276,88 @@ func TestWhatIsNotThere(t *testing.T) {
 	}
 }
 
-// A crash between the layer and its record leaves a layer without a record.
-func TestOrphanLayerIsReplacedOrRemoved(t *testing.T) {
-	n := newNode(t)
-	s := New(at(n), "/state")
-	orphan := func() {
-		t.Helper()
-		if _, err := n.CreateLayer(idA, "", nil, "", true, nil); err != nil {
-			t.Fatal(err)
+// A crash in the middle of Create or Remove leaves some part of a layer.
+func TestHalfALayerIsReplacedOrRemoved(t *testing.T) {
+	for what, lose := range map[string][]string{
+		"all but its directory":   {"diff", "work", "merged", "link", "lower", "lower-layers", "crio-image"},
+		"the note of its link":    {"link"},
+		"the notes":               {"lower-layers", "crio-image"},
+		"what the driver mounts":  {"diff", "merged", "work"},
+		"what its link's name is": {},
+	} {
+		n := newNode(t)
+		s := n.layers(t, "/state")
+		half := func() {
+			t.Helper()
+			if err := s.Create(t.Context(), idA, n.image); err != nil {
+				t.Fatal(err)
+			}
+			for _, name := range lose {
+				if err := os.RemoveAll(filepath.Join(s.home(), idA, name)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if len(lose) == 0 {
+				if err := os.Truncate(filepath.Join(s.home(), idA, noted), 0); err != nil {
+					t.Fatal(err)
+				}
+			}
 		}
-	}
-	orphan()
-	if err := s.Create(t.Context(), idA, n.image, Options{}); err != nil {
-		t.Fatal(err)
-	}
-	n.mount(t, s, idA, Options{})
-	if err := s.Remove(t.Context(), idA); err != nil {
-		t.Fatal(err)
-	}
-	orphan()
-	if err := s.Remove(t.Context(), idA); err != nil {
-		t.Fatal(err)
-	}
-	if n.Exists(idA) {
-		t.Error("the orphan is left")
-	}
-}
-
-// What is left of a layer need not be all of it: its directory or its place in the
-// library's list may be lost.
-func TestRemoveOfHalfALayer(t *testing.T) {
-	n := newNode(t)
-	s := New(at(n), "/state")
-	driver, err := n.GraphDriver()
-	if err != nil {
-		t.Fatal(err)
-	}
-	loseDirectory := func() error { return driver.Remove(idA) }
-	lose := map[string]func() error{
-		"an orphan without its directory": func() error {
-			_, err := n.CreateLayer(idA, "", nil, "", true, nil)
-			return errors.Join(err, loseDirectory())
-		},
-		"a container without its directory": func() error {
-			return errors.Join(s.Create(t.Context(), idA, n.image, Options{}), loseDirectory())
-		},
-		"a directory alone": func() error { return driver.CreateReadWrite(idA, "", nil) },
-	}
-	for what, do := range lose {
-		if err := do(); err != nil {
-			t.Fatalf("%s: %v", what, err)
+		half()
+		if slices.Contains(lose, onImage) { // else a removal was cut
+			if err := s.Create(t.Context(), idA, n.image); err != nil {
+				t.Fatal(err)
+			}
+			n.mount(t, s, idA, Options{})
+			if err := s.Remove(t.Context(), idA); err != nil {
+				t.Fatal(err)
+			}
+			half()
 		}
 		if err := s.Remove(t.Context(), idA); err != nil {
 			t.Errorf("%s: %v", what, err)
 		}
-		if n.Exists(idA) || driver.Exists(idA) {
-			t.Errorf("%s: something is left", what)
+		if left, err := filepath.Glob(s.home() + "/l/*"); err != nil || len(left) != 0 {
+			t.Errorf("%s: short names of nothing: %v, %v", what, left, err)
 		}
+		if ids, err := s.List(); err != nil || len(ids) != 0 {
+			t.Errorf("%s: list %v, %v", what, ids, err)
+		}
+	}
+}
+
+// The driver leaves the link of a layer that it cannot make: one for each try.
+func TestLayerThatCannotBeMadeLeavesNoLink(t *testing.T) {
+	n := newNode(t)
+	s := n.layers(t, "/state")
+	if err := s.Create(t.Context(), idB, n.image); err != nil {
+		t.Fatal(err)
+	}
+	img, err := n.Image(n.image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(n.options.GraphRoot, "overlay", img.TopLayer, noted)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Create(t.Context(), idA, n.image); err == nil {
+		t.Error("a layer was made on one that is not whole")
+	}
+	if left, err := filepath.Glob(s.home() + "/l/*"); err != nil || len(left) != 1 {
+		t.Errorf("links: %v, %v", left, err)
+	}
+	if err := s.Remove(t.Context(), idB); err != nil {
+		t.Fatal(err)
 	}
 }
 
 func TestManyAtOnce(t *testing.T) {
 	n := newNode(t)
-	s := New(at(n), "/state")
+	s := n.layers(t, "/state")
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
-			if err := s.Create(t.Context(), idA, n.image, Options{}); err != nil {
+			if err := s.Create(t.Context(), idA, n.image); err != nil {
 				t.Error(err)
 			}
 			if _, err := s.Mount(t.Context(), idA, Options{}); err != nil {
@@ -341,7 +366,7 @@ func TestManyAtOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if got := n.layerMounts(t); got != 1 {
+	if got := layerMounts(t, s); got != 1 {
 		t.Errorf("%d mounts, want 1", got)
 	}
 	if err := s.Remove(t.Context(), idA); err != nil {
@@ -350,9 +375,4 @@ func TestManyAtOnce(t *testing.T) {
 	if len(s.turns) != 0 {
 		t.Errorf("%d turns are left", len(s.turns))
 	}
-}
-
-// at is a store that is open.
-func at(s storage.Store) func() (storage.Store, error) {
-	return func() (storage.Store, error) { return s, nil }
 }

@@ -39,60 +39,72 @@ func ServesUsers(driver, directory string, users *os.File) error {
 // mountMapped mounts a layer on the image's as they look to other users. The library can
 // do it, too, but to have a user namespace it forks this process without an exec, and a
 // kill in that moment leaves the copy with all descriptors and the lock of the daemon.
-func (s *Store) mountMapped(layer string, opts Options) (merged string, err error) {
-	dirs, err := s.dirs(layer)
-	if err != nil {
-		return "", err
-	}
-	if mounted, err := sys.IsMountpoint(dirs.merged); err != nil || mounted {
-		return dirs.merged, err
-	}
+func (s *Store) mountMapped(id, dir string, opts Options) (err error) {
 	users, err := os.Open(opts.Namespace)
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer users.Close()
-	for _, dir := range []string{dirs.merged, dirs.work, dirs.mapped()} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return "", err
-		}
+	lowerDirs, err := s.lowerDirs(id, dir)
+	if err != nil {
+		return err
 	}
-	for _, dir := range []string{dirs.upper, dirs.merged, dirs.work} {
-		if err := os.Lchown(dir, int(opts.Users.UIDs.Host), int(opts.Users.GIDs.Host)); err != nil {
-			return "", err
+	upper, work, merged := filepath.Join(dir, "diff"), filepath.Join(dir, "work"), filepath.Join(dir, "merged")
+	if err := os.MkdirAll(mapped(dir), 0o700); err != nil {
+		return err
+	}
+	for _, path := range []string{upper, work, merged} {
+		if err := os.Lchown(path, int(opts.Users.UIDs.Host), int(opts.Users.GIDs.Host)); err != nil {
+			return err
 		}
 	}
 	// The overlay keeps what it is made of: nobody else needs to see these mounts.
-	defer func() { err = errors.Join(err, unmountMapped(dirs.mapped())) }()
+	defer func() { err = errors.Join(err, unmountMapped(mapped(dir))) }()
 	var short shortPaths
 	defer short.close()
-	lower, err := mapLower(dirs, users, &short)
+	lower, err := mapLower(mapped(dir), lowerDirs, users, &short)
 	if err != nil {
-		return "", err
+		return err
 	}
 	sys.Failpoint("layer", "image's layers mapped")
-	options := fmt.Sprintf("volatile,lowerdir=%s,upperdir=%s,workdir=%s", lower, escape(dirs.upper), escape(dirs.work))
+	options := fmt.Sprintf("volatile,lowerdir=%s,upperdir=%s,workdir=%s", lower, escape(upper), escape(work))
 	if opts.MountLabel != "" {
 		options += fmt.Sprintf(",context=%q", opts.MountLabel)
 	}
-	err = unix.Mount("overlay", dirs.merged, "overlay", s.mountFlags(), options)
+	err = unix.Mount("overlay", merged, "overlay", s.mountFlags(), options)
 	if errors.Is(err, unix.EINVAL) {
 		err = fmt.Errorf("%w: %w", ErrUsers, err)
 	}
-	return dirs.merged, err
+	return err
 }
 
-// mapLower mounts the directories that hold the lower layers for users, and returns the
-// layers there as lowerdir has them.
-func mapLower(dirs layerDirs, users *os.File, short *shortPaths) (string, error) {
+// lowerDirs are the files of the image's layers, the topmost first.
+func (s *Store) lowerDirs(id, dir string) ([]string, error) {
+	driver, err := s.driver()
+	if err != nil {
+		return nil, err
+	}
+	told, err := driver.Metadata(id)
+	if err != nil {
+		return nil, err
+	}
+	if lower := told["LowerDir"]; lower != "" {
+		return strings.Split(lower, ":"), nil
+	}
+	return []string{filepath.Join(dir, "empty")}, nil // an image without any
+}
+
+// mapLower mounts the directories that hold the lower layers for users, below the given
+// one, and returns the layers there as lowerdir has them.
+func mapLower(below string, lowerDirs []string, users *os.File, short *shortPaths) (string, error) {
 	var lower []string
 	mapped := make(map[string]string)
-	for _, dir := range dirs.lower {
+	for _, dir := range lowerDirs {
 		// A store has all of its layers in one directory, and more than one store can
 		// have layers of one image.
 		home := filepath.Dir(filepath.Dir(dir))
 		if mapped[home] == "" {
-			mapped[home] = filepath.Join(dirs.mapped(), strconv.Itoa(len(mapped)))
+			mapped[home] = filepath.Join(below, strconv.Itoa(len(mapped)))
 			source, err := openPath(home)
 			if err != nil {
 				return "", err

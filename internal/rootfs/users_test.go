@@ -49,7 +49,7 @@ func userNamespace(t *testing.T, host uint32) string {
 // Two layers with other users on one image: its files are theirs, and no copies.
 func TestUsersOwnTheirLayers(t *testing.T) {
 	n := newNode(t)
-	s := New(at(n), "/state")
+	s := n.layers(t, "/state")
 	ctx := t.Context()
 	namespaces := make(map[string]string)
 	for id, host := range map[string]uint32{idA: 1 << 20, idB: 1 << 21} {
@@ -69,7 +69,7 @@ func TestUsersOwnTheirLayers(t *testing.T) {
 	}
 	for id, host := range map[string]uint32{idA: 1 << 20, idB: 1 << 21} {
 		opts := Options{Users: usersFrom(host), Namespace: namespaces[id]}
-		if err := s.Create(ctx, id, n.image, opts); err != nil {
+		if err := s.Create(ctx, id, n.image); err != nil {
 			t.Fatal(err)
 		}
 		path := n.mount(t, s, id, opts)
@@ -79,10 +79,10 @@ func TestUsersOwnTheirLayers(t *testing.T) {
 		wantOwner(t, path, host)
 		wantOwner(t, path+"/etc/hello", host)
 	}
-	if now, err := n.Layers(); err != nil || len(now) != len(layers)+2 {
-		t.Errorf("%d layers after %d, want one for each container: %v", len(now), len(layers), err)
+	if now, err := n.Layers(); err != nil || len(now) != len(layers)+1 {
+		t.Errorf("%d layers after %d, want the hold on the image and no copy: %v", len(now), len(layers), err)
 	}
-	if got := n.layerMounts(t); got != 2 {
+	if got := layerMounts(t, s); got != 2 {
 		t.Errorf("%d mounts, want 2", got)
 	}
 	for _, id := range []string{idA, idB} {
@@ -95,7 +95,7 @@ func TestUsersOwnTheirLayers(t *testing.T) {
 // All options of a mount have to be in one page: more layers than docker would make.
 func TestUsersOfAnImageOfManyLayers(t *testing.T) {
 	n := newNode(t)
-	s := New(at(n), "/state")
+	s := n.layers(t, "/state")
 	img, err := n.Image(n.image)
 	if err != nil {
 		t.Fatal(err)
@@ -113,11 +113,11 @@ func TestUsersOfAnImageOfManyLayers(t *testing.T) {
 		t.Fatal(err)
 	}
 	opts := Options{Users: usersFrom(1 << 20), Namespace: userNamespace(t, 1<<20)}
-	if err := s.Create(t.Context(), idA, high.ID, opts); err != nil {
+	if err := s.Create(t.Context(), idA, high.ID); err != nil {
 		t.Fatal(err)
 	}
 	wantOwner(t, n.mount(t, s, idA, opts)+"/etc/hello", 1<<20)
-	if got := n.layerMounts(t); got != 1 {
+	if got := layerMounts(t, s); got != 1 {
 		t.Errorf("%d mounts, want 1", got)
 	}
 	if err := s.Remove(t.Context(), idA); err != nil {
@@ -129,12 +129,8 @@ func TestUsersOfAnImageOfManyLayers(t *testing.T) {
 // mounted inside of it. Who removes the layer must not remove the image.
 func TestRemoveLeavesTheImageThatIsMountedInside(t *testing.T) {
 	n := newNode(t)
-	s := New(at(n), "/state")
-	if err := s.Create(t.Context(), idA, n.image, Options{Users: usersFrom(1 << 20)}); err != nil {
-		t.Fatal(err)
-	}
-	c, err := n.Container(idA)
-	if err != nil {
+	s := n.layers(t, "/state")
+	if err := s.Create(t.Context(), idA, n.image); err != nil {
 		t.Fatal(err)
 	}
 	img, err := n.Image(n.image)
@@ -142,7 +138,7 @@ func TestRemoveLeavesTheImageThatIsMountedInside(t *testing.T) {
 		t.Fatal(err)
 	}
 	overlay := filepath.Join(n.options.GraphRoot, "overlay")
-	left := filepath.Join(overlay, c.LayerID, "mapped/0")
+	left := filepath.Join(s.home(), idA, "mapped/0")
 	if err := errors.Join(os.MkdirAll(left, 0o700), unix.Mount(filepath.Join(overlay, img.TopLayer), left, "", unix.MS_BIND, "")); err != nil {
 		t.Fatal(err)
 	}
@@ -152,7 +148,7 @@ func TestRemoveLeavesTheImageThatIsMountedInside(t *testing.T) {
 	if data, err := os.ReadFile(filepath.Join(overlay, img.TopLayer, "diff/etc/hello")); err != nil || string(data) != "hello" {
 		t.Errorf("the image's file: %q, %v", data, err)
 	}
-	if got := n.layerMounts(t); got != 0 {
+	if got := layerMounts(t, s); got != 0 {
 		t.Errorf("%d mounts are left", got)
 	}
 }
