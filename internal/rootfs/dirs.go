@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	graphdriver "go.podman.io/storage/drivers"
 	"go.podman.io/storage/drivers/overlay"
@@ -46,7 +47,7 @@ func (s *Store) driver() (graphdriver.Driver, error) {
 	if name := s.store.GraphDriverName(); name != driverName {
 		return nil, fmt.Errorf("storage driver %s: containers need %s (driver in storage.conf)", name, driverName)
 	}
-	options := append(s.store.GraphOptions(), driverName+".imagestore="+s.store.GraphRoot())
+	options := append(slices.Clone(s.store.GraphOptions()), driverName+".imagestore="+s.store.GraphRoot())
 	if images := s.store.ImageStore(); images != "" {
 		options = append(options, driverName+".imagestore="+images)
 	}

@@ -2,7 +2,6 @@ package rootfs
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -18,13 +17,6 @@ import (
 // on, however many. It stays when the last of them is removed, since another is likely,
 // until Release or HoldOnly.
 
-// heldBy is the metadata of a hold.
-type heldBy struct {
-	Instance string `json:"crio_instance"`
-	// TopLayer of the image, which is what a layer is made on.
-	TopLayer string `json:"top_layer"`
-}
-
 // holdID is the container's ID and its layer's. People see it: podman names it to
 // whoever wants to remove the image.
 func (s *Store) holdID(imageID string) string {
@@ -33,15 +25,6 @@ func (s *Store) holdID(imageID string) string {
 
 // hold makes sure that there is one, and returns the image's topmost layer, "" for none.
 func (s *Store) hold(imageID string) (top string, err error) {
-	id := s.holdID(imageID)
-	c, err := s.store.Container(id)
-	if err == nil {
-		var by heldBy
-		return by.TopLayer, json.Unmarshal([]byte(c.Metadata), &by)
-	}
-	if !errors.Is(err, storage.ErrContainerUnknown) {
-		return "", err
-	}
 	img, err := s.store.Image(imageID)
 	if errors.Is(err, storage.ErrImageUnknown) {
 		return "", fmt.Errorf("image: %w: %w", ErrNotFound, err)
@@ -49,18 +32,18 @@ func (s *Store) hold(imageID string) (top string, err error) {
 	if err != nil {
 		return "", err
 	}
-	metadata, err := json.Marshal(heldBy{s.instance, img.TopLayer})
-	if err != nil {
-		return "", err
+	id := s.holdID(imageID)
+	if _, err = s.store.Container(id); !errors.Is(err, storage.ErrContainerUnknown) {
+		return img.TopLayer, err
 	}
 	options := &storage.ContainerOptions{Volatile: true, LabelOpts: []string{"disable"}}
 	sys.Failpoint("hold", "begin")
-	_, err = s.store.CreateContainer(id, nil, img.ID, id, string(metadata), options)
+	_, err = s.store.CreateContainer(id, nil, img.ID, id, "", options)
 	if errors.Is(err, storage.ErrDuplicateID) {
 		if err := s.dropHalf(id); err != nil {
 			return "", err
 		}
-		_, err = s.store.CreateContainer(id, nil, img.ID, id, string(metadata), options)
+		_, err = s.store.CreateContainer(id, nil, img.ID, id, "", options)
 	}
 	if errors.Is(err, storage.ErrImageUnknown) || errors.Is(err, storage.ErrLayerUnknown) {
 		return "", fmt.Errorf("image: %w: %w", ErrNotFound, err)
