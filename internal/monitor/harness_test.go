@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io/fs"
 	"os"
@@ -32,6 +33,10 @@ func TestMain(m *testing.M) {
 	os.Exit(func() int {
 		if build = os.Getenv("MONITOR_TEST_BUILD"); build != "" {
 			return m.Run() // in a virtual machine, which has no compiler
+		}
+		flag.Parse()
+		if flag.Lookup("test.fuzzworker").Value.String() == "true" {
+			return m.Run() // the fuzz targets run no program
 		}
 		dir, err := os.MkdirTemp("", "monitor-test-")
 		if err != nil {
