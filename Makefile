@@ -105,10 +105,13 @@ race:
 daemons: race
 	CGO_ENABLED=0 $(GO) build -trimpath -tags '$(TAGS) failpoints' -o $(BUILD)/failpoints/crio ./cmd/crio
 
-# The long forms of those tests that have one, and a minute of each fuzz target.
+# The long forms of those tests that have one, one package at a time as in unit, and a
+# minute of each fuzz target.
 FUZZTIME := 1m
-torture: all runtimes daemons
-	CRIO_TORTURE=1 CRIO_STREAM_BYTES=4294967296 CRIO_BUILD=$(BUILD) $(GO) test -race -count=1 -timeout 5h -tags '$(TAGS)' ./internal/monitor ./test
+torture: WANTED = $(TESTS)
+torture: deps
+	$(MAKE) all runtimes daemons
+	CRIO_TORTURE=1 CRIO_STREAM_BYTES=4294967296 CRIO_BUILD=$(BUILD) $(GO) test -p 1 -race -count=1 -timeout 5h -tags '$(TAGS)' ./internal/monitor ./test
 	@grep -rl --include='*_test.go' '^func Fuzz' cmd internal pkg server | while read -r file; do \
 		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z]*\)(.*/\1/p' "$$file"); do \
 			$(GO) test -tags '$(TAGS)' -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "./$$(dirname "$$file")" || exit 1; \

@@ -1,6 +1,7 @@
 package test
 
 import (
+	"bytes"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -75,7 +76,7 @@ func (n *node) processes(inv inventory) {
 }
 
 // pids are the processes that have to do with the node and their command lines, the
-// daemon itself not counted, nor zombies, which wait for PID 1 alone.
+// daemon itself not counted, nor zombies that wait for another than it.
 func (n *node) pids() map[int]string {
 	procs, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
@@ -88,7 +89,15 @@ func (n *node) pids() map[int]string {
 			continue
 		}
 		stat, err := os.ReadFile(dir + "/stat")
-		if err != nil || strings.Contains(string(stat), ") Z ") {
+		if err != nil {
+			continue
+		}
+		// The pid, a name in brackets that may have more of them, the state, the parent (proc_pid_stat(5)).
+		begin, end := bytes.IndexByte(stat, '('), bytes.LastIndexByte(stat, ')')
+		if after := strings.Fields(string(stat[end+1:])); after[0] == "Z" {
+			if after[1] == strconv.Itoa(n.daemon.Process.Pid) {
+				found[pid] = "zombie " + string(stat[begin:end+1])
+			}
 			continue
 		}
 		cmdline, _ := os.ReadFile(dir + "/cmdline")

@@ -243,6 +243,7 @@ func (k *killNode) look(p killPoint, answered <-chan error) {
 	kind, stage, _ := strings.Cut(p.name, ": ")
 	// The containers of a pod are removed side by side, by one operation.
 	shared := kind == "remove sandbox" && !strings.Contains(p.place, "/sandbox_")
+	begun := time.Now()
 	// An operation ends a moment before its caller has the answer.
 	k.await("what is done, in crio status", func() error {
 		ops := k.status().Operations
@@ -256,6 +257,9 @@ func (k *killNode) look(p killPoint, answered <-chan error) {
 		}
 		return fmt.Errorf("%s is not in %+v", p.name, ops)
 	})
+	if took := time.Since(begun); took > time.Second { // T22.2
+		k.t.Errorf("crio status tells of %s only after %s", p.name, took)
+	}
 }
 
 // check makes the request, and looks at what came of it.

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -121,8 +122,27 @@ func TestFaultyPluginInADD(t *testing.T) {
 	n.hangs(func(ctx context.Context) error {
 		return second(n.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: pod}))
 	}, "cni add")
+	var callers sync.WaitGroup
+	for range 20 {
+		callers.Go(func() {
+			ctx, cancel := context.WithTimeout(n.ctx(), 500*time.Millisecond)
+			defer cancel()
+			if err := second(n.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: pod})); status.Code(err) != codes.DeadlineExceeded {
+				t.Errorf("one of many, while the plugin hangs: %v", err)
+			}
+		})
+	}
+	callers.Wait()
 	n.endOrder(add)
-	n.runPod(pod)
+	box := n.runPod(pod)
+	list, err := n.ListPodSandbox(n.ctx(), &cri.ListPodSandboxRequest{})
+	if err != nil || len(list.GetItems()) != 1 || list.GetItems()[0].GetId() != box {
+		t.Errorf("the pod is %s, the list %v, %v", box, list.GetItems(), err)
+	}
+	calls, err := os.ReadFile(filepath.Join(orders, "calls"))
+	if count := strings.Count(string(calls), "ADD "+box+"\n"); err != nil || count != 1 {
+		t.Errorf("CNI ADD was called %d times for the pod that hung, %v", count, err)
+	}
 }
 
 // The same in DEL: the pod stays until the plugin does its work, it is told why, and is

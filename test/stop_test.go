@@ -125,11 +125,17 @@ func TestStopOfADayHoldsUpNobody(t *testing.T) {
 	}
 }
 
-// Fifty clients stop one container, and one of them is in a hurry.
+// Fifty clients stop one container, which is in no hurry, and five who are join them.
 func TestFiftyStopsAtOnce(t *testing.T) {
 	n, image := readyNode(t, options{})
 	id, _ := n.stubborn(image)
 	results := n.stopping(id, 50)
+	n.await("all fifty of them", func() error {
+		if waiting := strings.Count(string(n.get("/debug/goroutines")), "engine.(*Engine).stopContainer("); waiting != 50 {
+			return fmt.Errorf("%d wait", waiting)
+		}
+		return nil
+	})
 	var hurry sync.WaitGroup
 	for range 5 {
 		hurry.Go(func() {
@@ -142,6 +148,14 @@ func TestFiftyStopsAtOnce(t *testing.T) {
 	for range 50 {
 		if err := <-results; err != nil {
 			t.Errorf("stop of a day: %v", err)
+		}
+	}
+	if s := n.container(id); s.GetState() != cri.ContainerState_CONTAINER_EXITED || s.GetExitCode() != 137 {
+		t.Errorf("at the end: %v", s)
+	}
+	for _, op := range n.status().Operations {
+		if op.Kind == "stop container" {
+			t.Errorf("after the end: %+v", op)
 		}
 	}
 }

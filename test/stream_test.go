@@ -220,14 +220,20 @@ func TestPortForward(t *testing.T) {
 		if message := <-sum.ending; message != "" {
 			t.Errorf("%q", message)
 		}
-		// The pod's end is the end of all.
-		if _, err := n.StopPodSandbox(n.ctx(), &cri.StopPodSandboxRequest{PodSandboxId: box}); err != nil {
+		// The pod's end is the end of all, whether it is stopped or removed at once.
+		end := func() error { return second(n.StopPodSandbox(n.ctx(), &cri.StopPodSandboxRequest{PodSandboxId: box})) }
+		if host {
+			end = func() error {
+				return second(n.RemovePodSandbox(n.ctx(), &cri.RemovePodSandboxRequest{PodSandboxId: box}))
+			}
+		}
+		if err := end(); err != nil {
 			t.Fatal(err)
 		}
 		select {
 		case <-conn.CloseChan():
 		case <-time.After(waitTime):
-			t.Error("the connection to a stopped pod stays open")
+			t.Error("the connection to a pod that has ended stays open")
 		}
 		conn.Close()
 	}

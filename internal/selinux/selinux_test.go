@@ -11,7 +11,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// policy skips without SELinux; test/vm/vm.sh -l selinux has it.
+// policy skips without SELinux: where the tests of CI run there is none, so run them by hand on a node with it.
 func policy(t *testing.T) *Policy {
 	t.Helper()
 	if !selinux.GetEnabled() {
