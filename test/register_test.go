@@ -102,7 +102,7 @@ func registerOfNodes() []proof {
 	return []proof{
 		{"15.1", "the metrics of pods", []string{"TestDescriptorsAreCadvisors", "TestConformance"}, ""},
 		{"15.2", "statistics among churn", []string{"TestStatisticsWhilePodsComeAndGo"}, "as many pods as three clients make, far from 50 a second"},
-		{"15.3", "the cost of statistics", []string{"TestStatisticsOfAFullNode"}, "in the long form alone; the CPU of 15 lists in a row stands for that of one each ten seconds"},
+		{"15.3", "the cost of statistics", []string{"TestStatisticsOfAFullNode"}, "in the long form alone; the CPU of 15 lists in a row stands for that of one each ten seconds. 250 containers take 0.4 % of a core; not met are the statistics of their pods (1.2 %) and the metrics (1.7 %)"},
 		{"16.1", "events and lists agree", []string{"TestEventsReplayedAreTheList"}, ""},
 		{"16.2", "a subscriber that never reads", []string{"TestSubscriberThatNeverReads", "TestSlowSubscriberIsDropped"}, ""},
 		{"16.3", "events after a restart", []string{"TestEventsReplayedAreTheList", "TestEventsEndWithTheDaemon"}, ""},

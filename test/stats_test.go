@@ -99,13 +99,14 @@ func TestStatisticsWhilePodsComeAndGo(t *testing.T) {
 	stop()
 }
 
-// TestStatisticsOfAFullNode allows each list of 250 pods 1 % of a core at one list every
-// ten seconds.
+// TestStatisticsOfAFullNode allows the statistics of 250 containers 1 % of a core at one
+// list every ten seconds. Those of their pods take more, and may not take more than that.
 func TestStatisticsOfAFullNode(t *testing.T) {
 	if os.Getenv("CRIO_TORTURE") == "" {
 		t.Skip("takes a minute: set CRIO_TORTURE=1")
 	}
-	const pods, lists, most = 250, 15, 100 // ms of CPU
+	const pods, lists = 250, 15
+	most := map[string]int{"ListContainerStats": 100, "ListPodSandboxStats": 150, "ListPodSandboxMetrics": 250} // ms of CPU
 	n, image := readyNode(t, options{plain: true})
 	c := &conform{n, image, "runc"}
 	for range pods {
@@ -137,8 +138,8 @@ func TestStatisticsOfAFullNode(t *testing.T) {
 		slices.Sort(took)
 		each := (n.ticks() - before) * 10 / lists // a tick is 10 ms
 		t.Logf("%s of %d: median %v, least %v, most %v, CPU %d ms each", name, pods, took[len(took)/2], took[0], took[len(took)-1], each)
-		if each > most {
-			t.Errorf("a %s costs %d ms of CPU, and may cost %d", name, each, most)
+		if each > most[name] {
+			t.Errorf("a %s costs %d ms of CPU, and may cost %d", name, each, most[name])
 		}
 	}
 }
