@@ -224,9 +224,9 @@ func (c *cutNode) nothingLeft() {
 	for _, kind := range []string{"state/*/*", "ipam/*/10.*", "cni-cache/results/*", "storage/crio-pulls/*", "storage/overlay-*/*",
 		"storage/overlay-layers/tmp/*", "storage/overlay/tempdirs/*", "storage/overlay/*", "storage/overlay/l/*", "storage/crio-layers/*/overlay/*", "storage/crio-layers/*/overlay/l/*"} {
 		for _, left := range glob(c.path("disk/" + kind)) {
-			// host-local and libcni sync nothing: an empty file does not tell whose it was.
+			// host-local syncs nothing: an empty file does not tell whose it was.
 			data, err := os.ReadFile(left)
-			forgotten := err == nil && len(data) == 0 && (strings.HasPrefix(kind, "ipam") || strings.HasPrefix(kind, "cni-cache"))
+			forgotten := err == nil && len(data) == 0 && strings.HasPrefix(kind, "ipam")
 			if forgotten || own.MatchString(left) {
 				continue
 			}

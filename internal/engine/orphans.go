@@ -24,11 +24,11 @@ import (
 
 // judge tells of the records that cannot be read, and returns those that a person has to
 // look at. A file without content is what a power cut leaves of a record that was not on
-// the disk yet: it is dropped when nothing of its object is on tmpfs, and so nothing can
-// run. What the object had on the disk is the sweep's.
+// the disk yet: it is dropped where nothing can run. What the object had on the disk is
+// the sweep's.
 func (e *Engine) judge(broken []record.Broken) (kept []record.Broken) {
 	for _, b := range broken {
-		if errors.Is(b.Err, record.ErrEmpty) && !e.hasDirectory(b.ID) {
+		if errors.Is(b.Err, record.ErrEmpty) && e.isDead(b.ID) {
 			err := os.Remove(b.Path)
 			e.Log.Warn("a power cut left a record without content; nothing runs of it, and it is dropped", "path", b.Path, "err", err)
 			if err == nil {
@@ -41,13 +41,14 @@ func (e *Engine) judge(broken []record.Broken) (kept []record.Broken) {
 	return kept
 }
 
-func (e *Engine) hasDirectory(id string) bool {
+// isDead: nothing of the object is on tmpfs, and so nothing can run.
+func (e *Engine) isDead(id string) bool {
 	for _, dir := range []string{e.Layout.SandboxDir(id), e.Layout.ContainerDir(id)} {
 		if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
-			return true
+			return false
 		}
 	}
-	return false
+	return true
 }
 
 // orphan is what has a name of ours but no record, of one ID: processes, directories,

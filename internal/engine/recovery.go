@@ -46,7 +46,7 @@ func (e *Engine) Recover(ctx context.Context) (Unwanted, error) {
 	if e.usersRefused = e.tryUsers(ctx); e.usersRefused != nil {
 		e.Log.Warn("pods with user namespaces will be refused", "reason", e.usersRefused)
 	}
-	sandboxes, broken, err := e.sandboxRecords.LoadAll()
+	sandboxes, broken, err := e.sandboxRecords.LoadAll(e.isDead)
 	if err != nil {
 		return u, err
 	}

@@ -55,6 +55,10 @@ type envelope struct {
 // called concurrently for different IDs; the caller orders those for one ID.
 type Dir struct {
 	path, quarantine string
+	// synced has, by ID, what Save has put on the disk durably, under a second name: a file
+	// that replaces it unsynced may be empty after a power cut (so on XFS, and on ext4 with
+	// noauto_da_alloc). Names reach the disk in the order in which they are made.
+	synced string
 
 	mu sync.Mutex
 	// unknown holds, per ID, an object of the fields of a newer daemon's record that this
@@ -69,7 +73,7 @@ func Open(path, quarantine string) (*Dir, error) {
 			return nil, fmt.Errorf("record directory %s: %w", p, err)
 		}
 	}
-	return &Dir{path: path, quarantine: quarantine, unknown: map[string]json.RawMessage{}}, nil
+	return &Dir{path: path, quarantine: quarantine, synced: path + ".synced", unknown: map[string]json.RawMessage{}}, nil
 }
 
 // Durable asks Save for an fsync of the file and of its directory.
@@ -93,7 +97,7 @@ func (d *Dir) Save(id string, body any, durable Durable) error {
 	}
 	write := sys.WriteFile
 	if durable {
-		write = sys.WriteFileSync
+		write = d.writeSynced
 	}
 	if err := write(filepath.Join(d.path, id), data, 0o600); err != nil {
 		return fmt.Errorf("record %s: %w", id, err)
@@ -102,13 +106,29 @@ func (d *Dir) Save(id string, body any, durable Durable) error {
 	return nil
 }
 
+func (d *Dir) writeSynced(path string, data []byte, perm fs.FileMode) error {
+	if err := sys.WriteFileSync(path, data, perm); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(d.synced, 0o700); err != nil {
+		return err
+	}
+	second := filepath.Join(d.synced, filepath.Base(path))
+	if err := os.Remove(second); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.Link(path, second)
+}
+
 // Delete removes the record; nil when there is none.
 func (d *Dir) Delete(id string) error {
 	d.mu.Lock()
 	delete(d.unknown, id)
 	d.mu.Unlock()
-	if err := os.Remove(filepath.Join(d.path, id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("record %s: %w", id, err)
+	for _, dir := range []string{d.synced, d.path} {
+		if err := os.Remove(filepath.Join(dir, id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("record %s: %w", id, err)
+		}
 	}
 	sys.Failpoint("record", "deleted")
 	return nil
@@ -117,7 +137,9 @@ func (d *Dir) Delete(id string) error {
 // LoadAll calls decode with each record's body. A record that cannot be read,
 // whose checksum is wrong or that decode refuses goes to the quarantine and is
 // returned, with those that are there already; the error is for the directory itself.
-func (d *Dir) LoadAll(decode func(id string, body []byte) (known any, err error)) ([]Broken, error) {
+// In place of an empty one of which dead says that nothing can run, its durable
+// predecessor is decoded, if there is one.
+func (d *Dir) LoadAll(dead func(id string) bool, decode func(id string, body []byte) (known any, err error)) ([]Broken, error) {
 	entries, err := os.ReadDir(d.path)
 	if err != nil {
 		return nil, fmt.Errorf("record directory %s: %w", d.path, err)
@@ -136,12 +158,32 @@ func (d *Dir) LoadAll(decode func(id string, body []byte) (known any, err error)
 			}
 			continue
 		}
-		if err := d.load(id, path, decode); err != nil {
+		err := d.load(id, path, decode)
+		if errors.Is(err, ErrEmpty) && dead(id) && d.load(id, filepath.Join(d.synced, id), decode) == nil {
+			continue // and is replaced or deleted like any other
+		}
+		if err != nil {
 			moved, mvErr := d.setAside(id)
 			broken = append(broken, Broken{ID: id, Path: moved, Err: errors.Join(err, mvErr)})
 		}
 	}
-	return broken, nil
+	return broken, d.dropSynced()
+}
+
+// dropSynced removes what has no record any more: one that was set aside may have been
+// deleted by hand.
+func (d *Dir) dropSynced() error {
+	entries, err := os.ReadDir(d.synced)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("record directory %s: %w", d.synced, err)
+	}
+	for _, entry := range entries {
+		if _, err := os.Lstat(filepath.Join(d.path, entry.Name())); errors.Is(err, fs.ErrNotExist) {
+			// What stays for now is of no harm.
+			_ = os.Remove(filepath.Join(d.synced, entry.Name()))
+		}
+	}
+	return nil
 }
 
 // quarantined are the records of this kind that were set aside before.

@@ -326,7 +326,7 @@ func TestDirectoriesAreRootsAlone(t *testing.T) {
 	if err := os.RemoveAll(d.path); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := (Sandboxes{d}).LoadAll(); !errors.Is(err, fs.ErrNotExist) {
+	if _, _, err := (Sandboxes{d}).LoadAll(never); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a directory that vanished gave %v", err)
 	}
 }
