@@ -126,6 +126,13 @@ func halfMade(k *killNode) killRequest {
 	}}
 }
 
+// pullAgain has the next container with the data be the first that is made of it.
+func (k *killNode) pullAgain() {
+	k.t.Helper()
+	k.dropImages(k.data)
+	k.pull(k.dataRef)
+}
+
 func killedContainers() []killCase {
 	create := func(change func(*killNode, *cri.PodSandboxConfig, *cri.ContainerConfig)) func(*killNode) killRequest {
 		return func(k *killNode) killRequest {
@@ -141,12 +148,12 @@ func killedContainers() []killCase {
 	}
 	return []killCase{
 		{name: "create container", prepare: create(func(k *killNode, _ *cri.PodSandboxConfig, c *cri.ContainerConfig) {
-			k.dropImages(k.data) // so that this is the first container of it
-			k.pull(k.dataRef)
+			k.pullAgain()
 			c.Mounts = []*cri.Mount{imageMount(k.data, "/data", "models"), {ContainerPath: "/logs", HostPath: k.path("logs")}}
 			c.WorkingDir = "/made/for/it"
 		})},
 		{name: "create container with users", prepare: create(func(k *killNode, p *cri.PodSandboxConfig, c *cri.ContainerConfig) {
+			k.pullAgain()
 			podUsers(usersFrom(1 << 20))(p)
 			containerUsers(usersFrom(1<<20), cri.NamespaceMode_CONTAINER)(c)
 			c.Mounts = []*cri.Mount{imageMount(k.data, "/data", "")}
