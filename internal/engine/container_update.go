@@ -42,7 +42,7 @@ func (e *Engine) UpdateContainer(ctx context.Context, id string, change *cri.Lin
 func (e *Engine) updateContainer(ctx context.Context, op *operation, c *container, change *cri.LinuxContainerResources) error {
 	// An earlier update that could not be taken back comes first: what it left is not what
 	// the record says is in force.
-	if err := e.undoUpdate(ctx, c); err != nil {
+	if err := e.undoUpdate(ctx, op, c); err != nil {
 		return fault.As(fault.FailedPrecondition, err)
 	}
 	v := c.snapshot()
@@ -78,7 +78,7 @@ func (e *Engine) updateContainer(ctx context.Context, op *operation, c *containe
 		}
 	}
 	op.stage("undo")
-	return errors.Join(fmt.Errorf("update %s: %w", v.ID, err), e.undoUpdate(context.WithoutCancel(ctx), c))
+	return errors.Join(fmt.Errorf("update %s: %w", v.ID, err), e.undoUpdate(context.WithoutCancel(ctx), op, c))
 }
 
 // update is what has to be done to a container to put resources in force.
@@ -140,7 +140,7 @@ func (e *Engine) applyUpdate(ctx context.Context, op *operation, v pod.Container
 
 // undoUpdate puts those resources in force again that the record says are, after an update
 // that did not end. It is tried again until it succeeds, or the container ends.
-func (e *Engine) undoUpdate(ctx context.Context, c *container) (err error) {
+func (e *Engine) undoUpdate(ctx context.Context, op *operation, c *container) (err error) {
 	v := c.snapshot()
 	if v.Update == nil {
 		return nil
@@ -149,7 +149,7 @@ func (e *Engine) undoUpdate(ctx context.Context, c *container) (err error) {
 		if err != nil {
 			err = fmt.Errorf("take back an update of %s: %w", v.ID, err)
 		}
-		c.note(err, func() { c.queue.do(func() { _ = e.undoUpdate(e.ctx, c) }) })
+		c.note(err, func() { c.queue.do(func() { _ = e.undoUpdate(e.ctx, idleOperation(), c) }) })
 	}()
 	ctx, cancel := context.WithTimeout(ctx, updateBudget)
 	defer cancel()
@@ -167,7 +167,7 @@ func (e *Engine) undoUpdate(ctx context.Context, c *container) (err error) {
 		return err
 	}
 	u.scored = v.Update.GetOomScoreAdj() != v.Resources.GetOomScoreAdj()
-	if err := e.applyUpdate(ctx, idleOperation(), v, u); err != nil {
+	if err := e.applyUpdate(ctx, op, v, u); err != nil {
 		if c.snapshot().Update == nil {
 			return nil // it has ended meanwhile
 		}

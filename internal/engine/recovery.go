@@ -194,7 +194,7 @@ func (e *Engine) recoverUpdate(c *container) {
 		return
 	}
 	c.queue.do(func() {
-		if err := e.undoUpdate(e.ctx, c); err != nil && e.ctx.Err() == nil {
+		if err := e.undoUpdate(e.ctx, idleOperation(), c); err != nil && e.ctx.Err() == nil {
 			e.Log.Warn("recovery: trying again", "err", err)
 		}
 	})
