@@ -140,11 +140,13 @@ func nothingLeft(t *testing.T, n *node) {
 			}
 		}
 		for line := range strings.Lines(readFile(t, "/proc/self/mountinfo")) {
-			if path := strings.Fields(line)[4]; strings.HasPrefix(path, n.dir+"/") && path != n.path("storage/overlay") {
+			// The graph driver mounts its own directories, of images and of containers' layers.
+			path := strings.Fields(line)[4]
+			if strings.HasPrefix(path, n.dir+"/") && filepath.Base(path) != "overlay" {
 				left = append(left, path)
 			}
 		}
-		for _, pattern := range []string{"state/*/*", "run/pods/*", "run/containers/*", "storage/overlay-containers/*/userdata", "cni-cache/results/*", "ipam/*/10.*"} {
+		for _, pattern := range []string{"state/*/*", "run/pods/*", "run/containers/*", "storage/crio-layers/*/overlay/" + strings.Repeat("?", 64), "cni-cache/results/*", "ipam/*/10.*"} {
 			found, err := filepath.Glob(n.path(pattern))
 			if err != nil {
 				return err
