@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 	"testing"
@@ -36,6 +37,7 @@ type client struct {
 	resize func(width, height int)
 	// close ends the connection, drop without a word.
 	close, drop func()
+	local       net.Addr
 }
 
 // wants are the streams of a session.
@@ -56,7 +58,7 @@ func (n *node) open(protocol, address string, w wants) *client {
 		return openWebSocket(n.t, version, address, w)
 	}
 	plain, conn := dialSPDY(n.t, version, address)
-	c := &client{t: n.t, close: func() { conn.Close() }, drop: func() { plain.Close() }}
+	c := &client{t: n.t, close: func() { conn.Close() }, drop: func() { plain.Close() }, local: plain.LocalAddr()}
 	stream := func(name string) httpstream.Stream {
 		s, err := conn.CreateStream(http.Header{remotecommand.StreamType: {name}})
 		if err != nil {
@@ -81,6 +83,30 @@ func (n *node) open(protocol, address string, w wants) *client {
 		c.resize = func(width, height int) { _ = sizes.Encode(map[string]int{"Width": width, "Height": height}) }
 	}
 	return c
+}
+
+// taken tells that the daemon has read all that was sent (/proc/net/tcp of proc_net_tcp.rst:
+// address:port in hexadecimal, of both ends, and the bytes that lie in tx_queue:rx_queue).
+func (c *client) taken() error {
+	table, err := os.ReadFile("/proc/net/tcp")
+	if err != nil {
+		return err
+	}
+	port := fmt.Sprintf(":%04X", c.local.(*net.TCPAddr).Port)
+	ends := 0
+	for line := range strings.Lines(string(table)) {
+		f := strings.Fields(line)
+		if !strings.HasSuffix(f[1], port) && !strings.HasSuffix(f[2], port) {
+			continue
+		}
+		if ends++; f[4] != "00000000:00000000" {
+			return fmt.Errorf("on the way: %s", line)
+		}
+	}
+	if ends != 2 {
+		return fmt.Errorf("%d ends of connections have port %s", ends, port)
+	}
+	return nil
 }
 
 // dialSPDY makes the request, and the connection of what comes after it.
@@ -129,7 +155,7 @@ func dialWebSocket(t *testing.T, version, address string) (net.Conn, *websocket.
 func openWebSocket(t *testing.T, version, address string, w wants) *client {
 	plain, ws := dialWebSocket(t, version, address)
 	coded := strings.Contains(version, "base64")
-	c := &client{t: t, close: func() { ws.Close() }, drop: func() { plain.Close() }}
+	c := &client{t: t, close: func() { ws.Close() }, drop: func() { plain.Close() }, local: plain.LocalAddr()}
 	channels := demultiplex(ws, 4, coded)
 	if w.stdin {
 		c.stdin = channelWriter{ws, 0, coded}

@@ -246,12 +246,17 @@ func TestExecEndsWithAClientWhoseInputIsNotTaken(t *testing.T) {
 	id := n.runContainer(n.runPod(pod), pod, n.containerConfig(image, "sleep", "99"))
 	before := n.settled()
 	// More kilobytes than the pipe and the library hold, and less than the socket holds
-	// besides: behind more than that the kernel itself does not hear of the end.
-	for protocol, kilobytes := range map[string]int{"spdy v4.channel.k8s.io": 130, "ws v4.channel.k8s.io": 85} {
+	// besides: behind more than that the kernel itself does not hear of the end. What is read
+	// for certain is, before there is more: what arrives together takes its room in the
+	// socket until all of it is.
+	for protocol, kilobytes := range map[string]struct{ read, all int }{"spdy v4.channel.k8s.io": {112, 130}, "ws v4.channel.k8s.io": {64, 85}} {
 		w := wants{stdin: true, stdout: true}
 		c := n.open(protocol, n.execURL(id, w, shell("echo ready; sleep 3600")...), w)
 		readUntil(t, c.stdout, "ready")
-		for range kilobytes {
+		for i := range kilobytes.all {
+			if i%16 == 0 && i <= kilobytes.read {
+				n.await("an empty socket", c.taken)
+			}
 			if _, err := c.stdin.Write(make([]byte, 1<<10)); err != nil {
 				t.Fatal(err)
 			}
