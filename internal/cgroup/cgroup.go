@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -46,7 +47,7 @@ func Check(driver string) error {
 	return nil
 }
 
-// Tree is the node's hierarchy as it was when the daemon started. It is immutable.
+// Tree is the node's hierarchy as it was when the daemon started.
 type Tree struct {
 	driver  string
 	version int
@@ -58,6 +59,11 @@ type Tree struct {
 	hugetlb, swap, cpuset bool
 	// pages are the sizes of huge pages that are counted.
 	pages []string
+	// wholePids tells that v1's pids is mounted from the root by which processes' cgroups
+	// are named in /proc, and is not a view of a part of it.
+	wholePids bool
+	// hastening is what alone changes: a move of Hasten's is under way.
+	hastening atomic.Bool
 }
 
 // base is where every distribution mounts the hierarchies.
@@ -88,7 +94,7 @@ func Open(driver string) (*Tree, error) {
 		// The root itself has no limits.
 		limits, _ := filepath.Glob(base + "/*/memory.swap.max")
 		t.swap = len(limits) > 0
-		t.own, err = ownCgroup()
+		t.own, err = ownCgroup(wholeTree)
 		return t, err
 	}
 	f, err := os.Open("/proc/self/mountinfo")
@@ -125,6 +131,7 @@ func (t *Tree) findV1(mountinfo io.Reader) error {
 		for _, option := range strings.Split(tail[2], ",") {
 			if slices.Contains(controllers(), option) {
 				t.roots[option] = fields[4]
+				t.wholePids = t.wholePids || option == "pids" && fields[3] == "/"
 			}
 		}
 	}
@@ -158,17 +165,19 @@ func (t *Tree) HasCpuset() bool { return t.cpuset }
 // off by swapaccount=0.
 func (t *Tree) HasSwap() bool { return t.swap }
 
-func ownCgroup() (string, error) {
+// ownCgroup is the daemon's cgroup below the root of a controller's hierarchy (cgroups(7)).
+func ownCgroup(controller string) (string, error) {
 	data, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
 		return "", err
 	}
 	for line := range strings.Lines(string(data)) {
-		if own, ok := strings.CutPrefix(line, "0::"); ok {
-			return strings.TrimSpace(own), nil
+		fields := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(fields) == 3 && slices.Contains(strings.Split(fields[1], ","), controller) {
+			return fields[2], nil
 		}
 	}
-	return "", errors.New("/proc/self/cgroup has no line for v2")
+	return "", fmt.Errorf("/proc/self/cgroup has no line for %q", controller)
 }
 
 // Version is 1 or 2.

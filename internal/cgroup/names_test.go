@@ -257,5 +257,14 @@ func TestFindV1(t *testing.T) {
 		if c.want != nil && (err != nil || !maps.Equal(tree.roots, c.want)) {
 			t.Errorf("%s: got %v, %v, want %v", name, tree.roots, err, c.want)
 		}
+		if c.want != nil && !tree.wholePids {
+			t.Errorf("%s: pids is a part", name)
+		}
+	}
+	// What is in a container without a cgroup namespace: its own part of each hierarchy.
+	tree := &Tree{version: 1, roots: map[string]string{}}
+	part := strings.ReplaceAll(memory+pids, " / /sys", " /docker/1 /sys")
+	if err := tree.findV1(strings.NewReader(part)); err != nil || tree.wholePids || !maps.Equal(tree.roots, both) {
+		t.Errorf("a part of pids: %v, %+v", err, tree)
 	}
 }

@@ -19,8 +19,9 @@ type Usage struct {
 
 // CPU has times in nanoseconds. With v1 only Total is in Usage, the rest in Detail.
 type CPU struct {
-	Total, User, System               Count
-	Periods, ThrottledPeriods, Bursts Count // of the quota, in times
+	Total, User, System Count
+	// Of the quota, in times. Where there is none v1 has no numbers.
+	Periods, ThrottledPeriods, Bursts Count
 	Throttled, Burst                  Count
 }
 
@@ -193,13 +194,14 @@ func (g Group) detailV1(r *reader, d *Detail) {
 	// In ticks, but both in one file.
 	r.keyed(g.of["cpuacct"], "cpuacct.stat", map[string]*Count{"user": &d.CPU.User, "system": &d.CPU.System})
 	d.CPU.User.N, d.CPU.System.N = d.CPU.User.N*tick, d.CPU.System.N*tick
-	r.keyed(g.of["cpu"], "cpu.stat", map[string]*Count{
-		"nr_periods": &d.CPU.Periods, "nr_throttled": &d.CPU.ThrottledPeriods, "throttled_time": &d.CPU.Throttled,
-		"nr_bursts": &d.CPU.Bursts, "burst_time": &d.CPU.Burst,
-	})
 	d.Shares, d.Period = r.count(g.of["cpu"], "cpu.shares"), r.count(g.of["cpu"], "cpu.cfs_period_us")
 	if d.Quota = r.count(g.of["cpu"], "cpu.cfs_quota_us"); !d.Quota.Known && d.Period.Known {
 		d.Quota = known(Unlimited) // -1
+	} else {
+		r.keyed(g.of["cpu"], "cpu.stat", map[string]*Count{
+			"nr_periods": &d.CPU.Periods, "nr_throttled": &d.CPU.ThrottledPeriods, "throttled_time": &d.CPU.Throttled,
+			"nr_bursts": &d.CPU.Bursts, "burst_time": &d.CPU.Burst,
+		})
 	}
 	d.MaxMemory, d.MemoryFailures = r.count(g.memory, "memory.max_usage_in_bytes"), r.count(g.memory, "memory.failcnt")
 	d.MemoryReservation = v1Limit(r.count(g.memory, "memory.soft_limit_in_bytes"))
@@ -208,9 +210,12 @@ func (g Group) detailV1(r *reader, d *Detail) {
 	d.Operations = g.blkio(r)
 	for _, size := range g.pages {
 		dir, name := g.of["hugetlb"], "hugetlb."+size+"."
-		d.HugePages = append(d.HugePages, HugePages{
-			Size: size, Usage: r.count(dir, name+"usage_in_bytes"), Max: r.count(dir, name+"max_usage_in_bytes"), Failures: r.count(dir, name+"failcnt"),
-		})
+		h := HugePages{Size: size, Max: r.count(dir, name+"max_usage_in_bytes"), Failures: r.count(dir, name+"failcnt")}
+		h.Usage = h.Max // none, where there never were any
+		if h.Max.N > 0 {
+			h.Usage = r.count(dir, name+"usage_in_bytes")
+		}
+		d.HugePages = append(d.HugePages, h)
 	}
 }
 

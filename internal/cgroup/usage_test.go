@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"maps"
+	"os"
 	"path/filepath"
 	"reflect"
 	"testing"
@@ -91,15 +92,15 @@ func TestDetailV1(t *testing.T) {
 	for _, controller := range []string{"cpuacct", "cpu", "memory", "blkio", "pids", "hugetlb", "unified"} {
 		roots[controller] = filepath.Join(root, controller)
 	}
-	got, err := (&Tree{version: 1, roots: roots, pages: []string{"2MB"}}).group("c", "c").Detail()
+	g := (&Tree{version: 1, roots: roots, pages: []string{"2MB"}}).group("c", "c")
+	got, err := g.Detail()
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := Detail{
 		Usage: Usage{
 			CPU: CPU{
-				Total: known(5), User: known(30_000_000), System: known(20_000_000), Throttled: known(7), Burst: known(6),
-				Periods: known(10), ThrottledPeriods: known(4), Bursts: known(1),
+				Total: known(5), User: known(30_000_000), System: known(20_000_000), // and no quota
 			},
 			IOPressure: Pressure{Some: &Stall{Avg10: 1.5, Avg60: 0.25, Total: 1234}, Full: &Stall{Total: 99}},
 			Memory: Memory{
@@ -117,6 +118,15 @@ func TestDetailV1(t *testing.T) {
 	}
 	if set := got.Memory.WorkingSet(); set != known(0) {
 		t.Errorf("working set %v of pages that are more than the usage", set)
+	}
+	if err := os.WriteFile(filepath.Join(root, "cpu/c/cpu.cfs_quota_us"), []byte("50000\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	want.Quota = known(50000)
+	want.CPU.Throttled, want.CPU.Burst = known(7), known(6)
+	want.CPU.Periods, want.CPU.ThrottledPeriods, want.CPU.Bursts = known(10), known(4), known(1)
+	if got, err = g.Detail(); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("with a quota: %v, got  %+v\nwant %+v", err, got, want)
 	}
 }
 

@@ -104,6 +104,7 @@ func (e *Engine) makeContainer(ctx context.Context, op *operation, box pod.Sandb
 	if err != nil {
 		return v, err
 	}
+	e.Cgroups.Hasten() // its start is what comes next
 	op.stage("layer")
 	layer := rootfs.Options{MountLabel: labels.Mount, Users: box.Users(), Namespace: e.Layout.Namespace(box.ID, "user")}
 	err = e.Layers.Create(ctx, v.ID, img.ID)

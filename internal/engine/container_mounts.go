@@ -91,23 +91,7 @@ func isProc(path string) bool {
 	return unix.Statfs(path, &st) == nil && st.Type == unix.PROC_SUPER_MAGIC
 }
 
-// within runs what may wait for a file system in a goroutine of its own, and gives it
-// up, but does not end it, when ctx ends.
+// within runs what may wait for a file system, as long as ctx lasts.
 func within[T any](ctx context.Context, ask func() (T, error)) (T, error) {
-	type answer struct {
-		value T
-		err   error
-	}
-	answers := make(chan answer, 1)
-	go func() {
-		value, err := ask()
-		answers <- answer{value, err}
-	}()
-	select {
-	case a := <-answers:
-		return a.value, a.err
-	case <-ctx.Done():
-		var none T
-		return none, fmt.Errorf("the file system does not answer: %w", ctx.Err())
-	}
+	return sys.Within(ctx, "the file system does not answer", ask)
 }

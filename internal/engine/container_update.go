@@ -208,18 +208,26 @@ func (e *Engine) setOOMScore(v pod.Container, score int) error {
 
 // bundleOf reads the specification that the container was, or will be, made with.
 func (e *Engine) bundleOf(id string) (*specs.Spec, error) {
-	data, err := os.ReadFile(filepath.Join(e.Layout.ContainerDir(id), "config.json"))
-	if err != nil {
-		return nil, err
-	}
 	var s specs.Spec
-	if err := json.Unmarshal(data, &s); err != nil {
-		return nil, fmt.Errorf("config.json: %w", err)
+	if err := e.readBundle(id, &s); err != nil {
+		return nil, err
 	}
 	if s.Process == nil || s.Linux == nil || s.Linux.Resources == nil {
 		return nil, errors.New("config.json: no process or no resources")
 	}
 	return &s, nil
+}
+
+// readBundle reads those parts of the specification that into has.
+func (e *Engine) readBundle(id string, into any) error {
+	data, err := os.ReadFile(filepath.Join(e.Layout.ContainerDir(id), "config.json"))
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, into); err != nil {
+		return fmt.Errorf("config.json: %w", err)
+	}
+	return nil
 }
 
 // writeBundle makes the bundle directory with its config.json.
