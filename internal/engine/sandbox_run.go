@@ -124,42 +124,26 @@ func (e *Engine) makeSandbox(ctx context.Context, op *operation, s *sandbox) err
 	if err := e.Cgroups.MakeParents(v.Cgroups); err != nil {
 		return fmt.Errorf("cgroup %s: %w", v.ID, err)
 	}
-	if err := e.makeCountersGroup(v); err != nil {
-		return err
-	}
-	op.stage("files")
-	if err := e.sandboxFiles(v); err != nil {
-		return fmt.Errorf("sandbox files %s: %w", v.ID, err)
-	}
 	op.stage("namespaces")
 	sysctls, err := e.sysctls(v)
 	if err != nil {
 		return err
 	}
-	private := privateTo(v)
-	kinds := netns.Kinds{
-		Net: private.Net, IPC: private.IPC, UTS: private.UTS, Users: v.Users(), Holder: e.Pause,
-		Hostname: v.Config.GetHostname(), Sysctls: sysctls,
-	}
 	// The record of the network reaches the disk while the kernel makes the namespaces.
+	// Who needs the files and the counters comes after the network.
 	attachment := e.requestNetwork(ctx, s)
-	err = netns.Create(ctx, e.Layout.NamespaceDir(v.ID), kinds)
-	if errors.Is(err, netns.ErrSysctl) {
-		err = fault.As(fault.InvalidArgument, err)
-	}
-	requested, requestErr := attachment()
-	if err != nil {
-		return fmt.Errorf("namespaces %s: %w", v.ID, err)
-	}
-	if requestErr != nil {
-		return requestErr
-	}
-	var made pod.SandboxMade
-	if !v.HostNetwork() {
-		op.stage("cni add")
-		if made.Network, err = e.addNetwork(ctx, v, requested); err != nil {
-			return err
+	var beside errgroup.Group
+	beside.Go(func() error { return e.makeCountersGroup(v) })
+	beside.Go(func() error {
+		if err := e.sandboxFiles(v); err != nil {
+			return fmt.Errorf("sandbox files %s: %w", v.ID, err)
 		}
+		return nil
+	})
+	made, err := e.connectSandbox(ctx, op, v, sysctls, attachment)
+	op.stage("files")
+	if err := errors.Join(err, beside.Wait()); err != nil {
+		return err
 	}
 	if err := e.hostsFile(v, made.Network); err != nil {
 		return fmt.Errorf("hosts file %s: %w", v.ID, err)
@@ -180,6 +164,29 @@ func (e *Engine) makeSandbox(ctx context.Context, op *operation, s *sandbox) err
 	default:
 		return nil
 	}
+}
+
+// connectSandbox makes the namespaces and attaches them to the network, as soon as that is
+// recorded.
+func (e *Engine) connectSandbox(ctx context.Context, op *operation, v pod.Sandbox, sysctls map[string]string, attachment func() (network.Attachment, error)) (made pod.SandboxMade, err error) {
+	private := privateTo(v)
+	err = netns.Create(ctx, e.Layout.NamespaceDir(v.ID), netns.Kinds{
+		Net: private.Net, IPC: private.IPC, UTS: private.UTS, Users: v.Users(), Holder: e.Pause,
+		Hostname: v.Config.GetHostname(), Sysctls: sysctls,
+	})
+	if errors.Is(err, netns.ErrSysctl) {
+		err = fault.As(fault.InvalidArgument, err)
+	}
+	requested, requestErr := attachment()
+	if err != nil {
+		return made, fmt.Errorf("namespaces %s: %w", v.ID, err)
+	}
+	if requestErr != nil || v.HostNetwork() {
+		return made, requestErr
+	}
+	op.stage("cni add")
+	made.Network, err = e.addNetwork(ctx, v, requested)
+	return made, err
 }
 
 // requestNetwork begins to record what ADD will be called with, durably, since IPAM's own

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -95,6 +96,13 @@ func (e *Engine) quietSandbox(ctx context.Context, op *operation, s *sandbox) er
 		return err
 	}
 	s.leave()
+	var beside errgroup.Group
+	beside.Go(func() error { return e.removeCountersGroup(ctx, v) })
+	return errors.Join(e.disconnectSandbox(ctx, op, v), beside.Wait())
+}
+
+// disconnectSandbox gives the network back, and then the namespaces.
+func (e *Engine) disconnectSandbox(ctx context.Context, op *operation, v pod.Sandbox) error {
 	op.stage("cni del")
 	if err := e.deleteNetwork(ctx, v); err != nil {
 		return err
@@ -103,7 +111,7 @@ func (e *Engine) quietSandbox(ctx context.Context, op *operation, s *sandbox) er
 	if err := netns.Remove(ctx, e.Layout.NamespaceDir(v.ID)); err != nil {
 		return fmt.Errorf("namespaces %s: %w", v.ID, err)
 	}
-	return e.removeCountersGroup(ctx, v)
+	return nil
 }
 
 // stopPause ends the pause process, if the pod has one, and its monitor.
