@@ -1,11 +1,16 @@
 package stats
 
 import (
+	"errors"
+	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -91,18 +96,58 @@ func TestAdd(t *testing.T) {
 	}
 }
 
-func TestOpenFiles(t *testing.T) {
-	for text, want := range map[string]struct {
-		n     uint64
-		known bool
-	}{
-		"Limit                     Soft Limit           Hard Limit           Units     \nMax open files            1024                 4096                 files     \n": {1024, true},
-		"Max open files            unlimited            unlimited            files     \n":                                                                                 {},
-		"Max open files\n": {},
-		"":                 {},
-	} {
-		if got := openFiles([]byte(text)); got.N != want.n || got.Known != want.known {
-			t.Errorf("%q: %+v", text, got)
+func TestProcessesOfOne(t *testing.T) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours, theirs := os.NewFile(uintptr(pair[0]), "ours"), os.NewFile(uintptr(pair[1]), "theirs")
+	defer ours.Close()
+	defer theirs.Close()
+	cmd := exec.Command("cat")
+	cmd.ExtraFiles = []*os.File{theirs}
+	in, inErr := cmd.StdinPipe()
+	out, outErr := cmd.StdoutPipe()
+	if err := errors.Join(inErr, outErr, cmd.Start()); err != nil {
+		t.Fatal(err)
+	}
+	pid := cmd.Process.Pid
+	defer func() {
+		in.Close()
+		_ = cmd.Wait()
+		if got := openFiles(pid); got.Known {
+			t.Errorf("open files of nobody: %+v", got)
 		}
+	}()
+	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 1234, Max: 4096}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if got := openFiles(pid); got != number(1234) {
+		t.Errorf("open files: %+v", got)
+	}
+	// It has begun, and opens no files any more, once it answers.
+	if _, err := in.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := out.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	inherited, err := filepath.Glob(dir + "/*") // beside the four that are the test's
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := processes{descriptors: number(0), sockets: number(0)}
+	p.look(dir)
+	sockets := slices.DeleteFunc(slices.Clone(inherited), func(path string) bool {
+		target, err := os.Readlink(path)
+		return err != nil || !strings.HasPrefix(target, "socket:")
+	})
+	if len(inherited) < 4 || len(sockets) < 1 || p.descriptors != number(uint64(len(inherited))) || p.sockets != number(uint64(len(sockets))) {
+		t.Errorf("%+v, want %q, of which sockets %q", p, inherited, sockets)
+	}
+	p.descriptors.N = mostDescriptors
+	if p.look(dir); p.descriptors.Known || p.sockets.Known {
+		t.Errorf("too many, but known: %+v", p)
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"slices"
 	"strconv"
@@ -76,24 +75,29 @@ func processesOf(group cgroup.Group, first int) (processes, error) {
 	}
 	// Only a pid of the group is sure to be no other's by now.
 	if slices.Contains(pids, first) {
-		limits, err := os.ReadFile("/proc/" + strconv.Itoa(first) + "/limits")
-		if err == nil {
-			p.openFiles = openFiles(limits)
-		}
+		p.openFiles = openFiles(first)
 	}
 	return p, nil
 }
 
-// look adds the descriptors of one process.
+// look adds the descriptors of one process. Without os.File, as in cgroup: there is one
+// directory per process of the node.
 func (p *processes) look(dir string) {
-	f, err := os.Open(dir)
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return
 	}
-	defer f.Close()
-	names, err := f.Readdirnames(mostDescriptors)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return
+	defer unix.Close(fd)
+	var names []string
+	for entries := make([]byte, 4096); p.descriptors.N+uint64(len(names)) < mostDescriptors; {
+		n, err := unix.ReadDirent(fd, entries)
+		if err != nil {
+			return
+		}
+		if n <= 0 {
+			break
+		}
+		_, _, names = unix.ParseDirent(entries[:n], -1, names)
 	}
 	p.descriptors.N += uint64(len(names))
 	if p.descriptors.N >= mostDescriptors {
@@ -102,23 +106,17 @@ func (p *processes) look(dir string) {
 	}
 	var target [8]byte
 	for _, name := range names {
-		n, err := unix.Readlink(dir+"/"+name, target[:])
+		n, err := unix.Readlinkat(fd, name, target[:])
 		if err == nil && bytes.HasPrefix(target[:n], []byte("socket:")) {
 			p.sockets.N++
 		}
 	}
 }
 
-// openFiles reads the soft limit from proc_pid_limits(5); unknown where it is unlimited,
-// for which a metric has no number.
-func openFiles(limits []byte) cgroup.Count {
-	for line := range bytes.Lines(limits) {
-		if rest, ok := bytes.CutPrefix(line, []byte("Max open files")); ok {
-			if fields := bytes.Fields(rest); len(fields) > 0 {
-				n, err := strconv.ParseUint(string(fields[0]), 10, 64)
-				return cgroup.Count{N: n, Known: err == nil}
-			}
-		}
-	}
-	return cgroup.Count{}
+// openFiles is the soft limit of a process (prlimit(2), for which another user's takes
+// CAP_SYS_RESOURCE); unknown where it is unlimited, for which a metric has no number.
+func openFiles(pid int) cgroup.Count {
+	var limit unix.Rlimit
+	err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, nil, &limit)
+	return cgroup.Count{N: limit.Cur, Known: err == nil && limit.Cur != unix.RLIM_INFINITY}
 }
