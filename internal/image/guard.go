@@ -96,10 +96,6 @@ func (g *guarded) Mount(id, label string) (string, error) {
 	return guardedCall(g, func() (string, error) { return g.Store.Mount(id, label) })
 }
 
-func (g *guarded) Mounted(id string) (int, error) {
-	return guardedCall(g, func() (int, error) { return g.Store.Mounted(id) })
-}
-
 func (g *guarded) Unmount(id string, force bool) (bool, error) {
 	return guardedCall(g, func() (bool, error) { return g.Store.Unmount(id, force) })
 }

@@ -18,6 +18,8 @@ import (
 	"go.podman.io/image/v5/types"
 	"go.podman.io/storage"
 	"go.podman.io/storage/pkg/reexec"
+
+	"github.com/crio-minimal/crio/internal/sys"
 )
 
 // Options configure a Store. Empty paths mean the libraries' defaults.
@@ -175,14 +177,10 @@ func (s *Store) Remove(ctx context.Context, ref string, release func(ctx context
 	if id == "" {
 		return nil
 	}
-	done := make(chan error, 1)
-	go func() { done <- s.remove(context.WithoutCancel(ctx), id, release) }()
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		return fmt.Errorf("remove image %s: %w", ref, ctx.Err())
-	}
+	_, err = sys.Within(ctx, "remove image "+ref, func() (struct{}, error) {
+		return struct{}{}, s.remove(context.WithoutCancel(ctx), id, release)
+	})
+	return err
 }
 
 func (s *Store) remove(ctx context.Context, id string, release func(ctx context.Context, id string) error) error {
@@ -218,31 +216,24 @@ func (s *Store) Close(ctx context.Context) error {
 	s.closed = true
 	s.mu.Unlock()
 	s.stop()
-	done := make(chan struct{})
-	go func() { s.wg.Wait(); close(done) }()
-	select {
-	case <-done:
-	case <-ctx.Done():
-		return fmt.Errorf("close image store: wait for pulls and for the opening: %w", ctx.Err())
+	if _, err := sys.Within(ctx, "wait for pulls and for the opening", func() (struct{}, error) {
+		s.wg.Wait()
+		return struct{}{}, nil
+	}); err != nil {
+		return fmt.Errorf("close image store: %w", err)
 	}
 	if s.store == nil {
 		return nil // it could not be opened
 	}
-	shut := make(chan error, 1) // another tool may have the lock
-	go func() {
-		_, err := s.store.Shutdown(false)
-		s.store.Free()
-		shut <- err
-	}()
-	select {
-	case err := <-shut:
-		if err != nil && !errors.Is(err, storage.ErrLayerUsedByContainer) {
-			return fmt.Errorf("close image store: %w", err)
-		}
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("close image store: wait for its lock: %w", ctx.Err())
+	// Another tool may have the lock.
+	_, err := sys.Within(ctx, "wait for its lock", func() ([]string, error) {
+		defer s.store.Free()
+		return s.store.Shutdown(false)
+	})
+	if err != nil && !errors.Is(err, storage.ErrLayerUsedByContainer) {
+		return fmt.Errorf("close image store: %w", err)
 	}
+	return nil
 }
 
 // system is the libraries' configuration for one operation.

@@ -2,14 +2,12 @@ package image
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -168,7 +166,7 @@ func TestBrokenImageCostsOnlyItself(t *testing.T) {
 			remove(t, filepath.Join(root, "overlay", img.TopLayer))
 		}},
 		{"layer record is gone", func(t *testing.T, root string, img Image) {
-			forget(t, filepath.Join(root, "overlay-layers/layers.json"), img.TopLayer)
+			fixture.ForgetRecord(t, filepath.Join(root, "overlay-layers/layers.json"), img.TopLayer)
 		}},
 		{"layer has no short name", func(t *testing.T, root string, img Image) {
 			empty(t, filepath.Join(root, "overlay", img.TopLayer, "link"))
@@ -441,29 +439,6 @@ func truncate(t *testing.T, path string) {
 func empty(t *testing.T, path string) {
 	t.Helper()
 	if err := os.Truncate(path, 0); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// forget removes the record of an id from a JSON list.
-func forget(t *testing.T, path, id string) {
-	t.Helper()
-	data, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var records []map[string]any
-	if err := json.Unmarshal(data, &records); err != nil {
-		t.Fatal(err)
-	}
-	kept := slices.DeleteFunc(slices.Clone(records), func(r map[string]any) bool { return r["id"] == id })
-	if len(kept) == len(records) {
-		t.Fatalf("%s does not hold %s", path, id)
-	}
-	if data, err = json.Marshal(kept); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(path, data, 0o600); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -13,6 +13,8 @@ import (
 
 	graphdriver "go.podman.io/storage/drivers"
 	"go.podman.io/storage/drivers/overlay"
+
+	"github.com/crio-minimal/crio/internal/sys"
 )
 
 // The graph driver's own names in its directory (go.podman.io/storage/drivers/overlay).
@@ -65,14 +67,8 @@ func (s *Store) driver() (graphdriver.Driver, error) {
 // Close unmounts the directory of the layers if there are none; else they stay as they are.
 // It returns when ctx ends, too.
 func (s *Store) Close(ctx context.Context) error {
-	done := make(chan error, 1)
-	go func() { done <- s.close() }()
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		return fmt.Errorf("close container layers: %w", ctx.Err())
-	}
+	_, err := sys.Within(ctx, "close container layers", func() (struct{}, error) { return struct{}{}, s.close() })
+	return err
 }
 
 func (s *Store) close() error {
@@ -101,6 +97,16 @@ func (s *Store) dir(id string) (string, error) {
 
 // mapped is where the lower layers are mounted for other users.
 func mapped(dir string) string { return filepath.Join(dir, "mapped") }
+
+// mountpoint is where a layer is mounted, if it is.
+func mountpoint(dir string) (merged string, mounted bool, err error) {
+	merged = filepath.Join(dir, "merged")
+	mounted, err = sys.IsMountpoint(merged)
+	if errors.Is(err, fs.ErrNotExist) {
+		return merged, false, nil
+	}
+	return merged, mounted, err
+}
 
 // imageOf is the ID of the image that a layer stands on, "" for a layer that was not made
 // to its end: the note is written last.

@@ -36,14 +36,17 @@ func (s *Store) hold(imageID string) (top string, err error) {
 	if _, err = s.store.Container(id); !errors.Is(err, storage.ErrContainerUnknown) {
 		return img.TopLayer, err
 	}
-	options := &storage.ContainerOptions{Volatile: true, LabelOpts: []string{"disable"}}
+	create := func() error {
+		_, err := s.store.CreateContainer(id, nil, img.ID, id, "", &storage.ContainerOptions{Volatile: true, LabelOpts: []string{"disable"}})
+		return err
+	}
 	sys.Failpoint("hold", "begin")
-	_, err = s.store.CreateContainer(id, nil, img.ID, id, "", options)
+	err = create()
 	if errors.Is(err, storage.ErrDuplicateID) {
 		if err := s.dropHalf(id); err != nil {
 			return "", err
 		}
-		_, err = s.store.CreateContainer(id, nil, img.ID, id, "", options)
+		err = create()
 	}
 	if errors.Is(err, storage.ErrImageUnknown) || errors.Is(err, storage.ErrLayerUnknown) {
 		return "", fmt.Errorf("image: %w: %w", ErrNotFound, err)

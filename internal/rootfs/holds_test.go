@@ -1,14 +1,13 @@
 package rootfs
 
 import (
-	"encoding/json"
 	"errors"
-	"os"
 	"path/filepath"
-	"slices"
 	"testing"
 
 	"go.podman.io/storage"
+
+	"github.com/crio-minimal/crio/test/fixture"
 )
 
 // wantDeletable tells whether another tool could delete the image.
@@ -183,33 +182,13 @@ func TestHoldOnABrokenImage(t *testing.T) {
 		t.Fatal(lists, err)
 	}
 	n.Free()
-	forget(t, lists[0], top.ID)
+	fixture.ForgetRecord(t, lists[0], top.ID)
 	n.open(t)
 	if err := s.Create(t.Context(), idA, broken.ID); !errors.Is(err, ErrNotFound) {
 		t.Errorf("Create: %v, want %v", err, ErrNotFound)
 	}
 	if err := s.HoldOnly(t.Context(), []string{broken.ID}); err != nil {
 		t.Errorf("HoldOnly: %v", err)
-	}
-}
-
-// forget removes a layer from the library's list.
-func forget(t *testing.T, list, id string) {
-	t.Helper()
-	data, err := os.ReadFile(list)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var layers []map[string]any
-	if err := json.Unmarshal(data, &layers); err != nil {
-		t.Fatal(err)
-	}
-	layers = slices.DeleteFunc(layers, func(l map[string]any) bool { return l["id"] == id })
-	if data, err = json.Marshal(layers); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(list, data, 0o600); err != nil {
-		t.Fatal(err)
 	}
 }
 

@@ -11,7 +11,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -192,13 +191,10 @@ func (s *Store) mount(ctx context.Context, id string, opts Options) (string, err
 	if err != nil {
 		return "", err
 	}
-	merged := filepath.Join(dir, "merged")
-	mounted, err := sys.IsMountpoint(merged)
+	merged, mounted, err := mountpoint(dir)
 	switch {
-	case err != nil && !errors.Is(err, fs.ErrNotExist):
-		return "", err
-	case mounted:
-		return merged, nil
+	case err != nil || mounted:
+		return merged, err
 	case opts.Users.Private():
 		return merged, s.mountMapped(id, dir, opts)
 	}
@@ -236,12 +232,8 @@ func (s *Store) unmount(id, dir string) error {
 	if err := unmountMapped(mapped(dir)); err != nil {
 		return err
 	}
-	merged := filepath.Join(dir, "merged")
-	mounted, err := sys.IsMountpoint(merged)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && !mounted {
-		return nil
-	}
-	if err != nil {
+	merged, mounted, err := mountpoint(dir)
+	if err != nil || !mounted {
 		return err
 	}
 	driver, err := s.driver()
