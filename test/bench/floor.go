@@ -107,11 +107,16 @@ type bare struct {
 	conf   *libcni.RuntimeConf
 	output *os.File
 	init   int // pidfd
+	// leaveCgroup takes the pod's cgroup away.
+	leaveCgroup func() error
 }
 
-// prepare makes what is not measured: namespaces, root file system, bundle.
-func (f *floor) prepare(ctx context.Context, name string, command []string) (*bare, error) {
-	p := &bare{floor: f, id: "floor-" + name, bundle: f.path(name), init: -1}
+// parent is the pod's cgroup: the container's is in it, as those of daemons' containers are.
+func (p *bare) parent() string { return p.cgroup + "/" + p.id }
+
+// prepare makes what is not measured: namespaces, root file system, the pod's cgroup, bundle.
+func (f *floor) prepare(ctx context.Context, name string, command []string) (_ *bare, err error) {
+	p := &bare{floor: f, id: "floor-" + name, bundle: f.path(name), init: -1, leaveCgroup: func() error { return nil }}
 	dirs := map[string]string{}
 	for _, dir := range []string{"upper", "work", "rootfs"} {
 		dirs[dir] = filepath.Join(p.bundle, dir)
@@ -124,16 +129,26 @@ func (f *floor) prepare(ctx context.Context, name string, command []string) (*ba
 	if err := unix.Mount("overlay", dirs["rootfs"], "overlay", 0, data); err != nil {
 		return nil, fmt.Errorf("mount %s: %w", dirs["rootfs"], err)
 	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.discard(context.WithoutCancel(ctx)))
+		}
+	}()
 	namespaces := filepath.Join(p.bundle, "ns")
 	if err := netns.Create(ctx, namespaces, netns.Kinds{Net: true, IPC: true, UTS: true, Hostname: "bench"}); err != nil {
 		return nil, err
 	}
+	leave, err := podCgroup(p.parent())
+	if err != nil {
+		return nil, err
+	}
+	p.leaveCgroup = leave
 	p.conf = &libcni.RuntimeConf{ContainerID: p.id, NetNS: filepath.Join(namespaces, "net"), IfName: "eth0"}
 	spec := f.spec
 	process, linux := *spec.Process, *spec.Linux
 	spec.Process, spec.Linux, spec.Root = &process, &linux, &specs.Root{Path: dirs["rootfs"], Readonly: spec.Root.Readonly}
 	process.Args = command
-	linux.CgroupsPath = f.cgroup + "/" + p.id
+	linux.CgroupsPath = p.parent() + "/container"
 	linux.Namespaces = slices.Clone(linux.Namespaces)
 	for i, ns := range linux.Namespaces {
 		if kind := map[specs.LinuxNamespaceType]string{specs.NetworkNamespace: "net", specs.IPCNamespace: "ipc", specs.UTSNamespace: "uts"}[ns.Type]; kind != "" {
@@ -155,7 +170,7 @@ func (p *bare) discard(ctx context.Context) error {
 	if p.output != nil {
 		p.output.Close()
 	}
-	return errors.Join(netns.Remove(ctx, filepath.Join(p.bundle, "ns")), unix.Unmount(filepath.Join(p.bundle, "rootfs"), 0), os.RemoveAll(p.bundle))
+	return errors.Join(netns.Remove(ctx, filepath.Join(p.bundle, "ns")), unix.Unmount(filepath.Join(p.bundle, "rootfs"), 0), p.leaveCgroup(), os.RemoveAll(p.bundle))
 }
 
 func (p *bare) command(ctx context.Context, args ...string) *exec.Cmd {

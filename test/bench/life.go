@@ -89,19 +89,28 @@ func (d *daemon) life(ctx context.Context, handler, name string) (took times, er
 		return nil, err
 	}
 	defer os.RemoveAll(config.GetLogDirectory())
+	remove, err := podCgroup(config.GetLinux().GetCgroupParent())
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, remove()) }()
+	return walk(d.steps(ctx, handler, name), nil)
+}
+
+// podCgroup makes a pod's cgroup and returns what takes it away.
+func podCgroup(parent string) (remove func() error, err error) {
 	tree, err := cgroup.Open(cgroup.Cgroupfs)
 	if err != nil {
 		return nil, err
 	}
-	made, err := tree.MissingParents(config.GetLinux().GetCgroupParent())
+	made, err := tree.MissingParents(parent)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, tree.RemoveParents(made)) }()
 	if err := tree.MakeParents(made); err != nil {
-		return nil, err
+		return nil, errors.Join(err, tree.RemoveParents(made))
 	}
-	return walk(d.steps(ctx, handler, name), nil)
+	return func() error { return tree.RemoveParents(made) }, nil
 }
 
 func (d *daemon) steps(ctx context.Context, handler, name string) []step {

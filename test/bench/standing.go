@@ -94,6 +94,9 @@ func (d *daemon) restart(ctx context.Context) (time.Duration, error) {
 // standing lets pods stand, one daemon after the other, and looks at each number of them.
 func (b *bench) standing(ctx context.Context) error {
 	handler := b.handlerNames()[0]
+	if _, err := b.floorOf(ctx, handler); err != nil { // its template is a pod
+		return err
+	}
 	for _, d := range b.daemons {
 		if err := b.stand(ctx, d, handler); err != nil {
 			return fmt.Errorf("%s: %w", d.name, err)
@@ -121,7 +124,7 @@ func (b *bench) stand(ctx context.Context, d *daemon, handler string) error {
 		return err
 	}
 	var pods []*pod
-	var took []time.Duration
+	var took, bare []time.Duration // of each; of the floor's beside the first and the last
 	for _, count := range b.counts() {
 		for len(pods) < count {
 			begun := time.Now()
@@ -131,6 +134,13 @@ func (b *bench) stand(ctx context.Context, d *daemon, handler string) error {
 			}
 			took = append(took, time.Since(begun))
 			pods = append(pods, p)
+			if d == b.daemons[0] && (len(pods) <= ends || len(pods) > b.pods-ends) {
+				least, err := b.bareBeside(ctx, handler, len(pods))
+				if err != nil {
+					return err
+				}
+				bare = append(bare, least)
+			}
 		}
 		now, err := d.memory(ctx)
 		if err != nil {
@@ -147,9 +157,11 @@ func (b *bench) stand(ctx context.Context, d *daemon, handler string) error {
 	if err := b.monitors(d, before, len(pods)); err != nil {
 		return err
 	}
-	ten := min(10, len(took))
-	first, last := millis(took[:ten]), millis(took[len(took)-ten:])
-	b.report.add("the last ten pods against the first ten", "ratio", d.name, last.median()/first.median())
+	const row = "the last ten pods against the first ten"
+	b.report.add(row, "ratio", d.name, growth(took))
+	if len(bare) > 0 {
+		b.report.add(row, "ratio", floorName, growth(bare))
+	}
 	if err := b.crash(ctx, d, len(pods)); err != nil {
 		return err
 	}
@@ -157,6 +169,27 @@ func (b *bench) stand(ctx context.Context, d *daemon, handler string) error {
 		return err
 	}
 	return d.removePods(ctx, pods)
+}
+
+// ends is how many pods the first and the last ones are.
+const ends = 10
+
+// growth is the time of the last pods as a multiple of that of the first.
+func growth(took []time.Duration) float64 {
+	n := min(ends, len(took))
+	first, last := millis(took[:n]), millis(took[len(took)-n:])
+	return last.median() / first.median()
+}
+
+// bareBeside is the time of a pod of the floor until it runs, beside n that stand: the
+// rules of the CNI plugins are more with each.
+func (b *bench) bareBeside(ctx context.Context, handler string, n int) (time.Duration, error) {
+	f, err := b.floorOf(ctx, handler)
+	if err != nil {
+		return 0, err
+	}
+	took, err := f.life(ctx, handler, fmt.Sprint("beside-", n))
+	return took[rowRunPod] + took[rowStart], err
 }
 
 func millis(took []time.Duration) (s samples) {
@@ -241,40 +274,51 @@ func (b *bench) objectsOf(ctx context.Context, d *daemon, pods []*pod) error {
 	return nil
 }
 
+// reading is a call that reads, and what it is measured against.
+type reading struct {
+	name        string
+	call, floor func() error
+}
+
 // lists measures the calls that read, beside n objects, against Version, which reads
-// nothing. Without pods only the lists of containers are asked for.
+// nothing, and the long ones against their messages. Without pods only the lists of
+// containers are asked for.
 func (b *bench) lists(ctx context.Context, d *daemon, pods []*pod, n int) error {
-	calls := []struct {
-		name string
-		call func() error
-	}{
-		{"ListContainers", func() error { _, err := d.ListContainers(ctx, &cri.ListContainersRequest{}); return err }},
+	version := func() error { _, err := d.Version(ctx, &cri.VersionRequest{}); return err }
+	var containers, metrics message
+	calls := []reading{
+		{"ListContainers", func() (err error) {
+			containers.answer, err = d.ListContainers(ctx, &cri.ListContainersRequest{})
+			return err
+		}, containers.tell},
 	}
 	if len(pods) > 0 {
 		box, container := pods[len(pods)/2].box, pods[len(pods)/2].container
-		calls = append(calls, []struct {
-			name string
-			call func() error
-		}{
-			{"ListPodSandbox", func() error { _, err := d.ListPodSandbox(ctx, &cri.ListPodSandboxRequest{}); return err }},
+		files, err := countersOf(pods)
+		if err != nil {
+			return err
+		}
+		metrics.files = files
+		calls = append(calls, []reading{
+			{"ListPodSandbox", func() error { _, err := d.ListPodSandbox(ctx, &cri.ListPodSandboxRequest{}); return err }, version},
 			{"ContainerStatus", func() error {
 				_, err := d.ContainerStatus(ctx, &cri.ContainerStatusRequest{ContainerId: container})
 				return err
-			}},
+			}, version},
 			{"PodSandboxStatus", func() error {
 				_, err := d.PodSandboxStatus(ctx, &cri.PodSandboxStatusRequest{PodSandboxId: box})
 				return err
-			}},
-			{"ListContainerStats", func() error { _, err := d.ListContainerStats(ctx, &cri.ListContainerStatsRequest{}); return err }},
+			}, version},
+			{"ListContainerStats", func() error { _, err := d.ListContainerStats(ctx, &cri.ListContainerStatsRequest{}); return err }, version},
 			{"ListPodSandboxStats", func() error {
 				_, err := d.ListPodSandboxStats(ctx, &cri.ListPodSandboxStatsRequest{})
 				return err
-			}},
-			{"ListPodSandboxMetrics", func() error {
-				_, err := d.ListPodSandboxMetrics(ctx, &cri.ListPodSandboxMetricsRequest{})
+			}, version},
+			{"ListPodSandboxMetrics", func() (err error) {
+				metrics.answer, err = d.ListPodSandboxMetrics(ctx, &cri.ListPodSandboxMetricsRequest{})
 				return err
-			}},
-			{"ListImages", func() error { _, err := d.images.ListImages(ctx, &cri.ListImagesRequest{}); return err }},
+			}, metrics.tell},
+			{"ListImages", func() error { _, err := d.images.ListImages(ctx, &cri.ListImagesRequest{}); return err }, version},
 		}...)
 	}
 	for _, c := range calls {
@@ -282,11 +326,6 @@ func (b *bench) lists(ctx context.Context, d *daemon, pods []*pod, n int) error 
 		enough := time.Now().Add(rowTime)
 		for round := 0; round < b.rounds && (round == 0 || time.Now().Before(enough)); round++ {
 			begun := time.Now()
-			if _, err := d.Version(ctx, &cri.VersionRequest{}); err != nil {
-				return err
-			}
-			empty := time.Since(begun)
-			begun = time.Now()
 			err := c.call()
 			took := time.Since(begun)
 			if status.Code(err) == codes.Unimplemented {
@@ -297,7 +336,11 @@ func (b *bench) lists(ctx context.Context, d *daemon, pods []*pod, n int) error 
 				return fmt.Errorf("%s: %w", row, err)
 			}
 			if d.name == b.Names[0] {
-				b.took(row, floorName, empty)
+				begun = time.Now()
+				if err := c.floor(); err != nil {
+					return fmt.Errorf("%s: floor: %w", row, err)
+				}
+				b.took(row, floorName, time.Since(begun))
 			}
 			b.took(row, d.name, took)
 		}
