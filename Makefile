@@ -88,16 +88,32 @@ unit:
 # Two halves at a time, each in namespaces of its own: most of a test is waiting.
 HALF := TestConformance|TestCVE|TestKilled
 INTEGRATION = cd test && CRIO_BUILD=$(BUILD) $(BUILD)/race/integration -test.timeout 50m
-integration: daemons
+HALVES := --jobs=2 --output-sync=line
+integration: integration-program
 	CRIO_BUILD=$(BUILD) $(GO) test -race -count=1 -tags '$(TAGS)' ./test/*/
+	$(MAKE) $(HALVES) integration-half integration-rest
+
+integration-program: daemons
 	$(GO) test -race -c -tags '$(TAGS)' -o $(BUILD)/race/integration ./test
-	$(MAKE) --jobs=2 --output-sync=line integration-half integration-rest
 
 integration-half:
 	$(INTEGRATION) -test.run '$(HALF)'
 
 integration-rest:
 	$(INTEGRATION) -test.skip '$(HALF)'
+
+# What integration has of kills and faults, by itself: the matrix, and beside it the list.
+FAULTS := damaged_store disks faults load parts powercut reboot recovery restart status stop sweep
+faults: WANTED = $(TESTS)
+faults: deps
+	$(MAKE) all runtimes integration-program
+	$(MAKE) $(HALVES) faults-matrix faults-list
+
+faults-matrix:
+	$(INTEGRATION) -test.run '^TestKilled'
+
+faults-list:
+	$(INTEGRATION) -test.run "^($$(sed -n 's/^func \(Test[^(]*\)(.*/\1/p' $(FAULTS:%=%_test.go) | paste -sd '|'))$$"
 
 race:
 	$(GO) build -race -tags '$(TAGS)' -o $(BUILD)/race/crio ./cmd/crio
@@ -169,4 +185,4 @@ install: all
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all deps demo test runtimes peer bench bench-check bench-ratios unit integration integration-half integration-rest race daemons torture kubelet test-kubelet test-kubelet-module lint generate install clean
+.PHONY: all deps demo test runtimes peer bench bench-check bench-ratios unit integration integration-program integration-half integration-rest faults faults-matrix faults-list race daemons torture kubelet test-kubelet test-kubelet-module lint generate install clean
