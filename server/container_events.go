@@ -38,7 +38,7 @@ func (s *Server) GetContainerEvents(_ *cri.GetEventsRequest, out cri.RuntimeServ
 func (s *Server) containerEvent(told *engine.Event) *cri.ContainerEventResponse {
 	answer := &cri.ContainerEventResponse{ContainerId: told.ID, ContainerEventType: eventType(told.Change), CreatedAt: told.At}
 	if told.Sandbox != nil {
-		answer.PodSandboxStatus = s.sandboxStatus(*told.Sandbox)
+		answer.PodSandboxStatus = s.sandboxStatus(told.Sandbox)
 	}
 	for _, v := range told.Containers {
 		answer.ContainersStatuses = append(answer.ContainersStatuses, s.containerStatus(v))

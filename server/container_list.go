@@ -24,8 +24,8 @@ func (s *Server) StreamContainers(r *cri.StreamContainersRequest, out cri.Runtim
 }
 
 // wantedContainers are those that the filter wants out of one snapshot.
-func (s *Server) wantedContainers(filter *cri.ContainerFilter) iter.Seq[pod.Container] {
-	return func(yield func(pod.Container) bool) {
+func (s *Server) wantedContainers(filter *cri.ContainerFilter) iter.Seq[*pod.Container] {
+	return func(yield func(*pod.Container) bool) {
 		for _, v := range s.engine.Containers() {
 			if matchContainer(v, filter) && !yield(v) {
 				return
@@ -51,7 +51,7 @@ func (s *Server) containers(filter *cri.ContainerFilter) iter.Seq[*cri.Container
 
 // matchContainer ANDs the fields of the filter that are set (ContainerFilter). The
 // ids may be the beginning of one.
-func matchContainer(v pod.Container, f *cri.ContainerFilter) bool {
+func matchContainer(v *pod.Container, f *cri.ContainerFilter) bool {
 	return strings.HasPrefix(v.ID, f.GetId()) && strings.HasPrefix(v.SandboxID, f.GetPodSandboxId()) &&
 		(f.GetState() == nil || f.GetState().GetState() == containerState(v)) &&
 		matchLabels(v.Config.GetLabels(), f.GetLabelSelector())
@@ -59,7 +59,7 @@ func matchContainer(v pod.Container, f *cri.ContainerFilter) bool {
 
 // containerState of one that is being removed is exited: nothing of it runs or will
 // run any more.
-func containerState(v pod.Container) cri.ContainerState {
+func containerState(v *pod.Container) cri.ContainerState {
 	switch v.Phase {
 	case pod.ContainerCreated:
 		return cri.ContainerState_CONTAINER_CREATED

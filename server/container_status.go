@@ -32,7 +32,7 @@ func (s *Server) ContainerStatus(_ context.Context, r *cri.ContainerStatusReques
 	return answer, nil
 }
 
-func (s *Server) containerStatus(v pod.Container) *cri.ContainerStatus {
+func (s *Server) containerStatus(v *pod.Container) *cri.ContainerStatus {
 	return &cri.ContainerStatus{
 		Id: v.ID, Metadata: v.Config.GetMetadata(), State: containerState(v),
 		CreatedAt: v.CreatedAt, StartedAt: v.StartedAt, FinishedAt: v.FinishedAt, ExitCode: v.ExitCode,
@@ -46,7 +46,7 @@ func (s *Server) containerStatus(v pod.Container) *cri.ContainerStatus {
 
 // mounts are those of the request; where the source is an image, with its digest
 // (ImageSpec.image_ref).
-func mounts(v pod.Container) []*cri.Mount {
+func mounts(v *pod.Container) []*cri.Mount {
 	if len(v.ImageMounts) == 0 {
 		return v.Config.GetMounts()
 	}
@@ -62,7 +62,7 @@ func mounts(v pod.Container) []*cri.Mount {
 
 // imageSpec is the one of the request, with a name: the kubelet asks for an ID, and
 // shows what it is answered.
-func imageSpec(v pod.Container) *cri.ImageSpec {
+func imageSpec(v *pod.Container) *cri.ImageSpec {
 	asked := v.Config.GetImage()
 	return &cri.ImageSpec{
 		Image: v.ImageName, Annotations: asked.GetAnnotations(),

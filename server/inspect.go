@@ -88,7 +88,7 @@ func (s *Server) inspect(id string) (ContainerInfo, error) {
 // inspectSandbox answers for the container that other runtimes have in each pod, to
 // which cAdvisor gives the network counters of the pod: they are those of the pause
 // process, or else of any process in the pod's network.
-func (s *Server) inspectSandbox(v pod.Sandbox) ContainerInfo {
+func (s *Server) inspectSandbox(v *pod.Sandbox) ContainerInfo {
 	info := ContainerInfo{
 		Name: pod.KubernetesName(pod.InfraName, v.Config.GetMetadata(), v.Config.GetMetadata().GetAttempt()), CreatedTime: v.CreatedAt,
 		Labels: labelled(v.Config.GetLabels(), map[string]string{containerNameLabel: pod.InfraName}), Annotations: v.Config.GetAnnotations(),

@@ -24,8 +24,8 @@ func (s *Server) StreamPodSandboxes(r *cri.StreamPodSandboxesRequest, out cri.Ru
 }
 
 // wantedSandboxes are those that the filter wants out of one snapshot.
-func (s *Server) wantedSandboxes(filter *cri.PodSandboxFilter) iter.Seq[pod.Sandbox] {
-	return func(yield func(pod.Sandbox) bool) {
+func (s *Server) wantedSandboxes(filter *cri.PodSandboxFilter) iter.Seq[*pod.Sandbox] {
+	return func(yield func(*pod.Sandbox) bool) {
 		for _, v := range s.engine.Sandboxes() {
 			if matchSandbox(v, filter) && !yield(v) {
 				return
@@ -50,7 +50,7 @@ func (s *Server) sandboxes(filter *cri.PodSandboxFilter) iter.Seq[*cri.PodSandbo
 
 // matchSandbox ANDs the fields of the filter that are set (PodSandboxFilter). The
 // id may be the beginning of one.
-func matchSandbox(v pod.Sandbox, f *cri.PodSandboxFilter) bool {
+func matchSandbox(v *pod.Sandbox, f *cri.PodSandboxFilter) bool {
 	return strings.HasPrefix(v.ID, f.GetId()) &&
 		(f.GetState() == nil || f.GetState().GetState() == sandboxState(v)) &&
 		matchLabels(v.Config.GetLabels(), f.GetLabelSelector())
@@ -65,7 +65,7 @@ func matchLabels(labels, selector map[string]string) bool {
 	return true
 }
 
-func sandboxState(v pod.Sandbox) cri.PodSandboxState {
+func sandboxState(v *pod.Sandbox) cri.PodSandboxState {
 	if v.Phase == pod.SandboxReady {
 		return cri.PodSandboxState_SANDBOX_READY
 	}

@@ -32,7 +32,7 @@ func (s *Server) PodSandboxStatus(_ context.Context, r *cri.PodSandboxStatusRequ
 	return answer, nil
 }
 
-func (s *Server) sandboxStatus(v pod.Sandbox) *cri.PodSandboxStatus {
+func (s *Server) sandboxStatus(v *pod.Sandbox) *cri.PodSandboxStatus {
 	status := &cri.PodSandboxStatus{
 		Id: v.ID, Metadata: v.Config.GetMetadata(), State: sandboxState(v), CreatedAt: v.CreatedAt,
 		Network: &cri.PodSandboxNetworkStatus{},
@@ -52,7 +52,7 @@ func (s *Server) sandboxStatus(v pod.Sandbox) *cri.PodSandboxStatus {
 }
 
 // sandboxInfo is for people: where the parts of the pod are.
-func (s *Server) sandboxInfo(v pod.Sandbox) (map[string]string, error) {
+func (s *Server) sandboxInfo(v *pod.Sandbox) (map[string]string, error) {
 	data, err := json.Marshal(map[string]any{
 		"phase": v.Phase, "runtime": v.Handler, "network": v.Network, "pause": v.Pause,
 		"namespaces": s.engine.Layout.NamespaceDir(v.ID), "overhead": v.Overhead, "resources": v.Resources,

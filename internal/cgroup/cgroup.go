@@ -62,8 +62,9 @@ type Tree struct {
 	// wholePids tells that v1's pids is mounted from the root by which processes' cgroups
 	// are named in /proc, and is not a view of a part of it.
 	wholePids bool
-	// hastening is what alone changes: a move of Hasten's is under way.
+	// What alone changes. hastening: a move of Hasten's is under way.
 	hastening atomic.Bool
+	handles   handles
 }
 
 // base is where every distribution mounts the hierarchies.
@@ -381,9 +382,10 @@ func (t *Tree) RemoveParents(dirs []string) error {
 }
 
 func (t *Tree) group(p, oci string) Group {
-	g := Group{oci: oci, path: p, version: t.version, of: map[string]string{}, pages: t.pages}
+	g := Group{oci: oci, path: p, version: t.version, of: make(map[string]string, len(t.roots)), pages: t.pages}
+	g.below, g.roots = path.Join("/", p), &t.handles
 	for controller, root := range t.roots {
-		dir := filepath.Join(root, p)
+		dir := root + g.below
 		g.of[controller] = dir
 		if !slices.Contains(g.dirs, dir) {
 			g.dirs = append(g.dirs, dir)

@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/crio-minimal/crio/internal/sys"
 )
 
 // Group is one control group by its names. It is a value; nothing needs to exist.
@@ -22,6 +25,10 @@ type Group struct {
 	// path is the group's name below the roots of the hierarchies.
 	path    string
 	version int
+	// below is path as the directories end with it, from its slash on; roots has what is
+	// before it.
+	below string
+	roots *handles
 	// of has the directory for each key of Tree.roots; nil for a group made by Sub.
 	of    map[string]string
 	pages []string // sizes of huge pages
@@ -207,8 +214,9 @@ func (g Group) OpenDir() (*os.File, error) {
 // Pids are the processes of the group and of all groups inside it.
 func (g Group) Pids() ([]int, error) {
 	var pids []int
-	err := walk(g.pids, func(dir string) error {
-		data, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	var data []byte
+	err := walk(g.pids, func(dir string) (err error) {
+		data, err = sys.AppendFile(data[:0], dir+"/cgroup.procs")
 		if errors.Is(err, unix.EOPNOTSUPP) {
 			// Threaded (v2): the processes are listed further up, in the domain's group.
 			return nil
@@ -216,8 +224,8 @@ func (g Group) Pids() ([]int, error) {
 		if err != nil {
 			return err
 		}
-		for _, field := range strings.Fields(string(data)) {
-			pid, err := strconv.Atoi(field)
+		for field := range bytes.FieldsSeq(data) {
+			pid, err := strconv.Atoi(string(field))
 			if err != nil {
 				return fmt.Errorf("cgroup %s: %w", dir, err)
 			}
@@ -234,20 +242,30 @@ func (g Group) Empty() (bool, error) {
 	return len(pids) == 0, err
 }
 
+// leafLinks is the number of links of a group without groups inside (kernfs counts one for
+// each, besides the two of every directory).
+const leafLinks = 2
+
 // walk visits a group and the groups inside it, innermost first. One that has gone
 // meanwhile is passed over.
 func walk(dir string, visit func(string) error) error {
-	entries, err := os.ReadDir(dir)
-	if gone(err) {
-		return nil
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		if gone(err) {
+			return nil
+		}
+		return &fs.PathError{Op: "stat", Path: dir, Err: err}
 	}
-	if err != nil {
-		return err
-	}
-	for _, entry := range entries {
-		if entry.IsDir() {
-			if err := walk(filepath.Join(dir, entry.Name()), visit); err != nil {
-				return err
+	if st.Nlink != leafLinks {
+		entries, err := os.ReadDir(dir)
+		if err != nil && !gone(err) {
+			return err
+		}
+		for _, entry := range entries {
+			if entry.IsDir() {
+				if err := walk(filepath.Join(dir, entry.Name()), visit); err != nil {
+					return err
+				}
 			}
 		}
 	}

@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"math"
 	"strconv"
+	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -26,9 +28,30 @@ const v1Unlimited = 1 << 62
 
 func known(n uint64) Count { return Count{N: n, Known: true} }
 
-// reader reads the kernel's files, one after the other into the same memory. What is
-// not there leaves its values unknown; err is the first thing that went wrong otherwise.
+// handles are descriptors of the roots of hierarchies, by path. The way to a file of a group
+// takes longer than the file, and the first half of it is the same for all. They are
+// opened when they are first needed, and are there for as long as the process.
+type handles struct{ byRoot sync.Map }
+
+func (h *handles) of(root string) (int, error) {
+	if fd, ok := h.byRoot.Load(root); ok {
+		return fd.(int), nil
+	}
+	fd, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	first, there := h.byRoot.LoadOrStore(root, fd)
+	if there {
+		unix.Close(fd)
+	}
+	return first.(int), nil
+}
+
+// reader reads the kernel's files of a group, one after the other into the same memory. What
+// is not there leaves its values unknown; err is the first thing that went wrong otherwise.
 type reader struct {
+	group  Group
 	buffer []byte
 	err    error
 }
@@ -36,36 +59,49 @@ type reader struct {
 // readSize has room for the longest file: io.stat of a node with a hundred disks.
 const readSize = 16 << 10
 
-func newReader() *reader { return &reader{buffer: make([]byte, readSize)} }
+// readers that have done.
+var readers = sync.Pool{New: func() any { return &reader{buffer: make([]byte, readSize)} }}
 
-// file returns what is in a file until the next call, nil when there is none. dir is ""
-// where the hierarchy is not mounted.
+// newReader returns one that its user closes.
+func (g Group) newReader() *reader {
+	r := readers.Get().(*reader)
+	r.group, r.err = g, nil
+	return r
+}
+
+func (r *reader) close() { readers.Put(r) }
+
+// file returns what is in a file until the next call, nil when there is none. dir is the
+// group's in one hierarchy, "" where that is not mounted.
 func (r *reader) file(dir, name string) []byte {
 	if dir == "" {
 		return nil
 	}
-	path := dir + "/" + name
-	n, err := readInto(path, r.buffer)
+	n, err := r.read(dir, name)
 	switch {
 	case err == nil:
 		return r.buffer[:n]
 	case gone(err), errors.Is(err, unix.EOPNOTSUPP): // the latter: pressure is turned off
 	case r.err == nil:
-		r.err = fmt.Errorf("read %s: %w", path, err)
+		r.err = fmt.Errorf("read %s/%s: %w", dir, name, err)
 	}
 	return nil
 }
 
-// readInto reads a file of the kernel, which gives all of it, as far as the buffer has
-// room, to the first read. Without os.File: a list of 250 pods reads thousands of them.
-func readInto(path string, buffer []byte) (int, error) {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+// read takes one read: the kernel gives all of such a file to the first, as far as the
+// buffer has room. Without os.File: a list of 250 pods reads thousands of them.
+func (r *reader) read(dir, name string) (int, error) {
+	root, err := r.group.roots.of(strings.TrimSuffix(dir, r.group.below))
+	if err != nil {
+		return 0, err
+	}
+	fd, err := unix.Openat(root, r.group.below[1:]+"/"+name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return 0, err
 	}
 	defer unix.Close(fd)
 	for {
-		n, err := unix.Read(fd, buffer)
+		n, err := unix.Read(fd, r.buffer)
 		if !errors.Is(err, unix.EINTR) {
 			return max(n, 0), err
 		}

@@ -46,7 +46,8 @@ func (m Memory) WorkingSet() Count {
 
 // Usage reads the group's counters. The error is fs.ErrNotExist when the group is gone.
 func (g Group) Usage() (Usage, error) {
-	r := newReader()
+	r := g.newReader()
+	defer r.close()
 	u := g.usage(r)
 	return u, g.check(r, u)
 }
@@ -108,14 +109,14 @@ func (g Group) memoryV2(r *reader) Memory {
 }
 
 func (g Group) memoryV1(r *reader) Memory {
-	m := Memory{
-		Usage: r.count(g.memory, "memory.usage_in_bytes"), Limit: v1Limit(r.count(g.memory, "memory.limit_in_bytes")),
-		MemoryAndSwapLimit: v1Limit(r.count(g.memory, "memory.memsw.limit_in_bytes")),
-	}
+	m := Memory{Usage: r.count(g.memory, "memory.usage_in_bytes")}
 	r.keyed(g.memory, "memory.stat", map[string]*Count{
 		"total_rss": &m.RSS, "total_cache": &m.Cache, "total_mapped_file": &m.MappedFile, "total_active_file": &m.ActiveFile,
 		"total_inactive_file": &m.InactiveFile, "total_pgfault": &m.PageFaults, "total_pgmajfault": &m.MajorFaults, "total_swap": &m.Swap,
+		"hierarchical_memory_limit": &m.Limit, "hierarchical_memsw_limit": &m.MemoryAndSwapLimit,
 	})
+	m.Limit = g.limitV1(r, m.Limit, "memory.limit_in_bytes")
+	m.MemoryAndSwapLimit = g.limitV1(r, m.MemoryAndSwapLimit, "memory.memsw.limit_in_bytes")
 	if both := m.MemoryAndSwapLimit; both.Known {
 		m.SwapLimit = both
 		if both.N != Unlimited {
@@ -123,6 +124,15 @@ func (g Group) memoryV1(r *reader) Memory {
 		}
 	}
 	return m
+}
+
+// limitV1 is the group's own limit. effective is the least of its own and of those above it:
+// where that is none, no file has to be read.
+func (g Group) limitV1(r *reader, effective Count, name string) Count {
+	if limit := v1Limit(effective); limit == known(Unlimited) {
+		return limit
+	}
+	return v1Limit(r.count(g.memory, name))
 }
 
 func v1Limit(c Count) Count {
@@ -157,7 +167,8 @@ type HugePages struct {
 
 // Detail reads everything. The error is fs.ErrNotExist when the group is gone.
 func (g Group) Detail() (Detail, error) {
-	r := newReader()
+	r := g.newReader()
+	defer r.close()
 	d := Detail{Usage: g.usage(r)}
 	if g.version == 2 {
 		g.detailV2(r, &d)
@@ -231,8 +242,10 @@ func (g Group) blkio(r *reader) []Operation {
 		all = append(all, o)
 		return &all[len(all)-1]
 	}
-	parseBlkio(r.file(g.of["blkio"], "blkio.throttle.io_service_bytes_recursive"), func(o Operation, n uint64) { at(o).Bytes = n })
 	parseBlkio(r.file(g.of["blkio"], "blkio.throttle.io_serviced_recursive"), func(o Operation, n uint64) { at(o).Times = n })
+	if len(all) > 0 { // else there are no bytes either
+		parseBlkio(r.file(g.of["blkio"], "blkio.throttle.io_service_bytes_recursive"), func(o Operation, n uint64) { at(o).Bytes = n })
+	}
 	return all
 }
 

@@ -64,21 +64,22 @@ func TestDetailV2(t *testing.T) {
 
 func TestDetailV1(t *testing.T) {
 	root := fixture.Tree(t, map[string]string{
-		"cpuacct/c/cpuacct.usage":                           "5\n",
-		"cpuacct/c/cpuacct.stat":                            "user 3\nsystem 2\n",
-		"cpu/c/cpu.stat":                                    "nr_periods 10\nnr_throttled 4\nthrottled_time 7\nnr_bursts 1\nburst_time 6\n",
-		"cpu/c/cpu.shares":                                  "1024\n",
-		"cpu/c/cpu.cfs_period_us":                           "100000\n",
-		"cpu/c/cpu.cfs_quota_us":                            "-1\n",
-		"memory/c/memory.usage_in_bytes":                    "1000\n",
-		"memory/c/memory.limit_in_bytes":                    "9000\n",
-		"memory/c/memory.memsw.limit_in_bytes":              "9500\n",
-		"memory/c/memory.soft_limit_in_bytes":               "9223372036854771712\n",
-		"memory/c/memory.max_usage_in_bytes":                "2000\n",
-		"memory/c/memory.kmem.usage_in_bytes":               "3\n",
-		"memory/c/memory.failcnt":                           "5\n",
-		"memory/c/memory.oom_control":                       "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n",
-		"memory/c/memory.stat":                              "rss 77\ntotal_rss 1\ntotal_cache 2\ntotal_mapped_file 4\ntotal_inactive_file 3000\ntotal_active_file 6\ntotal_pgfault 7\ntotal_pgmajfault 8\ntotal_swap 9\n",
+		"cpuacct/c/cpuacct.usage":              "5\n",
+		"cpuacct/c/cpuacct.stat":               "user 3\nsystem 2\n",
+		"cpu/c/cpu.stat":                       "nr_periods 10\nnr_throttled 4\nthrottled_time 7\nnr_bursts 1\nburst_time 6\n",
+		"cpu/c/cpu.shares":                     "1024\n",
+		"cpu/c/cpu.cfs_period_us":              "100000\n",
+		"cpu/c/cpu.cfs_quota_us":               "-1\n",
+		"memory/c/memory.usage_in_bytes":       "1000\n",
+		"memory/c/memory.limit_in_bytes":       "9000\n",
+		"memory/c/memory.memsw.limit_in_bytes": "9500\n",
+		"memory/c/memory.soft_limit_in_bytes":  "9223372036854771712\n",
+		"memory/c/memory.max_usage_in_bytes":   "2000\n",
+		"memory/c/memory.kmem.usage_in_bytes":  "3\n",
+		"memory/c/memory.failcnt":              "5\n",
+		"memory/c/memory.oom_control":          "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n",
+		"memory/c/memory.stat": "rss 77\ntotal_rss 1\ntotal_cache 2\ntotal_mapped_file 4\ntotal_inactive_file 3000\ntotal_active_file 6\ntotal_pgfault 7\ntotal_pgmajfault 8\ntotal_swap 9\n" +
+			"hierarchical_memory_limit 5000\nhierarchical_memsw_limit 5000\n", // a parent's
 		"blkio/c/blkio.throttle.io_service_bytes_recursive": "8:0 Read 1\n8:0 Write 2\n8:0 Total 3\nTotal 3\n",
 		"blkio/c/blkio.throttle.io_serviced_recursive":      "8:0 Read 4\n8:0 Write 5\n8:0 Total 9\nTotal 9\n",
 		"pids/c/pids.current":                               "3\n",
@@ -127,6 +128,22 @@ func TestDetailV1(t *testing.T) {
 	want.CPU.Periods, want.CPU.ThrottledPeriods, want.CPU.Bursts = known(10), known(4), known(1)
 	if got, err = g.Detail(); err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("with a quota: %v, got  %+v\nwant %+v", err, got, want)
+	}
+	// Neither it nor a parent has a limit.
+	const none = "9223372036854771712"
+	for name, text := range map[string]string{
+		"memory/c/memory.stat": "hierarchical_memory_limit " + none + "\nhierarchical_memsw_limit " + none + "\n", "memory/c/memory.limit_in_bytes": none,
+		"memory/c/memory.memsw.limit_in_bytes": none, "blkio/c/blkio.throttle.io_serviced_recursive": "Total 0\n",
+	} {
+		if err := os.WriteFile(filepath.Join(root, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	unlimited := known(Unlimited)
+	want.Memory = Memory{Usage: known(1000), Limit: unlimited, SwapLimit: unlimited, MemoryAndSwapLimit: unlimited, Kernel: known(3)}
+	want.Operations = nil
+	if got, err = g.Detail(); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("without limits: %v, got  %+v\nwant %+v", err, got, want)
 	}
 }
 

@@ -23,7 +23,7 @@ type Event struct {
 	// Sandbox is nil where its record could not be read. One that is deleted is still told,
 	// a container that is deleted is not.
 	Sandbox    *pod.Sandbox
-	Containers []pod.Container
+	Containers []*pod.Container
 }
 
 // Subscribe begins with the changes that are committed from now on. The caller closes

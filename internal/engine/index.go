@@ -96,7 +96,7 @@ func (x *index) containers() []*container {
 }
 
 func (x *index) containersOf(sandboxID string) []*container {
-	return slices.DeleteFunc(x.containers(), func(c *container) bool { return c.snapshot().SandboxID != sandboxID })
+	return slices.DeleteFunc(x.containers(), func(c *container) bool { return c.value.Load().SandboxID != sandboxID })
 }
 
 func (x *index) sandboxWithKey(key pod.SandboxKey) (*sandbox, bool) {

@@ -11,27 +11,28 @@ import (
 	"github.com/crio-minimal/crio/internal/record"
 )
 
-// Sandbox returns the snapshot of the sandbox with the ID or unique prefix of it.
-func (e *Engine) Sandbox(id string) (pod.Sandbox, error) {
+// Sandbox returns the snapshot of the sandbox with the ID or unique prefix of it. Nobody
+// changes a snapshot.
+func (e *Engine) Sandbox(id string) (*pod.Sandbox, error) {
 	s, err := e.index.sandbox(id)
 	if err != nil {
-		return pod.Sandbox{}, err
+		return nil, err
 	}
-	return s.snapshot(), nil
+	return s.value.Load(), nil
 }
 
 // Container returns the snapshot of the container with the ID or unique prefix of it.
-func (e *Engine) Container(id string) (pod.Container, error) {
+func (e *Engine) Container(id string) (*pod.Container, error) {
 	c, err := e.index.container(id)
 	if err != nil {
-		return pod.Container{}, err
+		return nil, err
 	}
-	return c.snapshot(), nil
+	return c.value.Load(), nil
 }
 
-// Sandboxes returns every sandbox that a client may see, the newest first. One that
+// Sandboxes returns the snapshots of all that a client may see, the newest first. One that
 // is being made has no ID for anybody yet.
-func (e *Engine) Sandboxes() []pod.Sandbox {
+func (e *Engine) Sandboxes() []*pod.Sandbox {
 	var seen []*pod.Sandbox
 	for _, s := range e.index.sandboxes() {
 		if v := s.value.Load(); v.Phase.Listed() {
@@ -41,16 +42,16 @@ func (e *Engine) Sandboxes() []pod.Sandbox {
 	return newestFirst(seen, func(v *pod.Sandbox) (int64, string) { return v.CreatedAt, v.ID })
 }
 
-// Containers returns every container that a client may see, the newest first.
-func (e *Engine) Containers() []pod.Container { return listed(e.index.containers()) }
+// Containers returns the snapshots of all that a client may see, the newest first.
+func (e *Engine) Containers() []*pod.Container { return listed(e.index.containers()) }
 
 // ContainersOf returns those of one sandbox.
-func (e *Engine) ContainersOf(sandboxID string) []pod.Container {
+func (e *Engine) ContainersOf(sandboxID string) []*pod.Container {
 	return listed(e.index.containersOf(sandboxID))
 }
 
-func listed(containers []*container) []pod.Container {
-	var seen []*pod.Container
+func listed(containers []*container) []*pod.Container {
+	seen := make([]*pod.Container, 0, len(containers))
 	for _, c := range containers {
 		if v := c.value.Load(); v.Phase.Listed() {
 			seen = append(seen, v)
@@ -59,18 +60,13 @@ func listed(containers []*container) []pod.Container {
 	return newestFirst(seen, func(v *pod.Container) (int64, string) { return v.CreatedAt, v.ID })
 }
 
-// newestFirst sorts snapshots where they are, for they are large, and copies each once.
-func newestFirst[V any](snapshots []*V, key func(*V) (created int64, id string)) []V {
+func newestFirst[V any](snapshots []*V, key func(*V) (created int64, id string)) []*V {
 	slices.SortFunc(snapshots, func(a, b *V) int {
 		createdA, idA := key(a)
 		createdB, idB := key(b)
 		return cmp.Or(cmp.Compare(createdB, createdA), cmp.Compare(idA, idB))
 	})
-	all := make([]V, len(snapshots))
-	for i, v := range snapshots {
-		all[i] = *v
-	}
-	return all
+	return snapshots
 }
 
 // Report is what the engine holds and does, for crio status.

@@ -6,11 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/crio-minimal/crio/internal/sys"
 )
 
 // Interface is what the kernel counts of a network interface, since it is there
@@ -33,12 +34,13 @@ func Counters(ctx context.Context, paths []string) ([][]Interface, error) {
 	}
 	var failed []error
 	err := onThread(ctx, func() error {
+		var text []byte
 		for i, path := range paths {
-			if err := ctx.Err(); err != nil {
+			err := ctx.Err()
+			if err != nil {
 				return err
 			}
-			text, err := devOf(path)
-			if err != nil {
+			if text, err = devOf(path, text[:0]); err != nil {
 				failed = append(failed, fmt.Errorf("network namespace %s: %w", path, err))
 				continue
 			}
@@ -49,18 +51,18 @@ func Counters(ctx context.Context, paths []string) ([][]Interface, error) {
 	return all, errors.Join(append(failed, err)...)
 }
 
-// devOf takes this thread into a namespace and reads its net/dev; nil when there is no
-// namespace at the path any more.
-func devOf(path string) ([]byte, error) {
+// devOf takes this thread into a namespace and appends its net/dev to text; nothing when
+// there is no namespace at the path any more.
+func devOf(path string, text []byte) ([]byte, error) {
 	err := enter(path, unix.CLONE_NEWNET)
 	// EINVAL: the file without its mount, as Unpin leaves it for a moment.
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EINVAL) {
-		return nil, nil
+		return text, nil
 	}
 	if err != nil {
-		return nil, err
+		return text, err
 	}
-	return os.ReadFile("/proc/thread-self/net/dev")
+	return sys.AppendFile(text, "/proc/thread-self/net/dev")
 }
 
 // devFields of net/dev: eight received, then eight sent. Each begins with bytes,

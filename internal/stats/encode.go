@@ -10,13 +10,13 @@ import (
 	"github.com/crio-minimal/crio/internal/pod"
 )
 
-func containerAttributes(v pod.Container) *cri.ContainerAttributes {
+func containerAttributes(v *pod.Container) *cri.ContainerAttributes {
 	return &cri.ContainerAttributes{
 		Id: v.ID, Metadata: v.Config.GetMetadata(), Labels: v.Config.GetLabels(), Annotations: v.Config.GetAnnotations(),
 	}
 }
 
-func sandboxAttributes(v pod.Sandbox) *cri.PodSandboxAttributes {
+func sandboxAttributes(v *pod.Sandbox) *cri.PodSandboxAttributes {
 	return &cri.PodSandboxAttributes{
 		Id: v.ID, Metadata: v.Config.GetMetadata(), Labels: v.Config.GetLabels(), Annotations: v.Config.GetAnnotations(),
 	}

@@ -22,8 +22,13 @@ func (c *Collector) Metrics(ctx context.Context, pods []Pod) ([]*cri.PodSandboxM
 	}
 	s := c.scrape()
 	all := make([]*cri.PodSandboxMetrics, len(pods))
+	labels := make([][]string, len(pods))
 	err := each(ctx, len(pods), func(i int) {
 		p := pods[i]
+		var err error
+		if labels[i], err = c.podLabels(p); c.skip("pod", p.ID, err) {
+			return
+		}
 		m := &cri.PodSandboxMetrics{PodSandboxId: p.ID}
 		for _, v := range p.Containers {
 			metrics, err := c.containerMetrics(s, p, v)
@@ -37,20 +42,17 @@ func (c *Collector) Metrics(ctx context.Context, pods []Pod) ([]*cri.PodSandboxM
 	if err != nil {
 		return nil, err
 	}
-	for i, p := range pods {
-		labels, err := c.podLabels(p)
-		if c.skip("pod", p.ID, err) {
-			all[i] = nil
-			continue
+	for i, m := range all {
+		if m != nil {
+			w := s.writer(labels[i])
+			w.network(byID[m.PodSandboxId])
+			m.Metrics = w.metrics
 		}
-		w := s.writer(labels)
-		w.network(byID[p.ID])
-		all[i].Metrics = w.metrics
 	}
 	return withoutNil(all), nil
 }
 
-func (c *Collector) containerMetrics(s *scrape, p Pod, v pod.Container) ([]*cri.Metric, error) {
+func (c *Collector) containerMetrics(s *scrape, p Pod, v *pod.Container) ([]*cri.Metric, error) {
 	group, err := c.Cgroups.ContainerGroup(v.CgroupParent, v.ID)
 	if err != nil {
 		return nil, err
@@ -79,7 +81,7 @@ func (c *Collector) containerMetrics(s *scrape, p Pod, v pod.Container) ([]*cri.
 }
 
 // containerLabels are the values of baseLabels, as cAdvisor has them for CRI-O's containers.
-func containerLabels(p Pod, v pod.Container, group cgroup.Group) []string {
+func containerLabels(p Pod, v *pod.Container, group cgroup.Group) []string {
 	m, box := v.Config.GetMetadata(), p.Config.GetMetadata()
 	return []string{m.GetName(), group.Path(), v.ImageName, pod.KubernetesName(m.GetName(), box, m.GetAttempt()), box.GetNamespace(), box.GetName()}
 }
@@ -164,7 +166,7 @@ func limit(c cgroup.Count) cgroup.Count {
 	return c
 }
 
-func (w *writer) spec(v pod.Container, d cgroup.Detail) {
+func (w *writer) spec(v *pod.Container, d cgroup.Detail) {
 	w.add("container_last_seen", number(uint64(w.now.Unix())))
 	w.add("container_start_time_seconds", number(uint64(v.StartedAt/int64(time.Second))))
 	w.add("container_spec_cpu_period", d.Period)

@@ -58,14 +58,14 @@ func (c *Collector) Close() { c.kept.close() }
 
 // Pod is a sandbox with its containers, as one snapshot has them.
 type Pod struct {
-	pod.Sandbox
-	Containers []pod.Container
+	*pod.Sandbox
+	Containers []*pod.Container
 }
 
 // Pods puts running containers to their ready pods: nothing else uses anything. The order
 // is that of the snapshots.
-func Pods(sandboxes []pod.Sandbox, containers []pod.Container) []Pod {
-	byID := make(map[string][]pod.Container, len(sandboxes))
+func Pods(sandboxes []*pod.Sandbox, containers []*pod.Container) []Pod {
+	byID := make(map[string][]*pod.Container, len(sandboxes))
 	for _, v := range containers {
 		if v.Phase == pod.ContainerRunning {
 			byID[v.SandboxID] = append(byID[v.SandboxID], v)
@@ -90,7 +90,7 @@ func (c *Collector) skip(kind, id string, err error) bool {
 }
 
 // Container reads one container. Of one that does not run there is only what it wrote.
-func (c *Collector) Container(v pod.Container) (*cri.ContainerStats, error) {
+func (c *Collector) Container(v *pod.Container) (*cri.ContainerStats, error) {
 	s := &cri.ContainerStats{Attributes: containerAttributes(v), WritableLayer: c.layer(v.ID)}
 	if v.Phase != pod.ContainerRunning {
 		return s, nil
@@ -113,14 +113,14 @@ func (c *Collector) Container(v pod.Container) (*cri.ContainerStats, error) {
 }
 
 // Containers reads those that run. One that ends meanwhile is left out.
-func (c *Collector) Containers(ctx context.Context, containers []pod.Container) ([]*cri.ContainerStats, error) {
+func (c *Collector) Containers(ctx context.Context, containers []*pod.Container) ([]*cri.ContainerStats, error) {
 	all := make([]*cri.ContainerStats, len(containers))
 	err := each(ctx, len(containers), func(i int) { all[i] = c.running(containers[i]) })
 	return withoutNil(all), err
 }
 
 // running reads one container; nil when it does not run or cannot be read.
-func (c *Collector) running(v pod.Container) *cri.ContainerStats {
+func (c *Collector) running(v *pod.Container) *cri.ContainerStats {
 	if v.Phase != pod.ContainerRunning {
 		return nil
 	}

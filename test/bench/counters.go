@@ -1,9 +1,11 @@
 package main
 
 import (
+	"fmt"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
@@ -14,18 +16,16 @@ import (
 )
 
 // counterFiles are the kernel's of one cgroup, by its version, that the daemon reads for the
-// metrics of a container without a quota.
+// metrics of a container without limits, that does nothing to disks.
 func counterFiles(version int) []string {
 	both := []string{"memory.stat", "pids.current", "pids.max", "cpu.pressure", "memory.pressure", "io.pressure"}
 	if version == 2 {
 		return append(both, "cpu.stat", "cpu.weight", "cpu.max", "memory.current", "memory.max", "memory.peak", "memory.min",
 			"memory.events", "memory.swap.current", "memory.swap.max", "io.stat", "hugetlb.*B.current", "hugetlb.*B.events")
 	}
-	return append(both, "memory.usage_in_bytes", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes",
-		"memory.soft_limit_in_bytes", "memory.max_usage_in_bytes", "memory.failcnt", "memory.kmem.usage_in_bytes",
+	return append(both, "memory.usage_in_bytes", "memory.soft_limit_in_bytes", "memory.max_usage_in_bytes", "memory.failcnt", "memory.kmem.usage_in_bytes",
 		"memory.oom_control", "cpuacct.usage", "cpuacct.stat", "cpu.shares", "cpu.cfs_period_us", "cpu.cfs_quota_us",
-		"blkio.throttle.io_service_bytes_recursive", "blkio.throttle.io_serviced_recursive",
-		"hugetlb.*B.max_usage_in_bytes", "hugetlb.*B.failcnt")
+		"blkio.throttle.io_serviced_recursive", "hugetlb.*B.max_usage_in_bytes", "hugetlb.*B.failcnt")
 }
 
 // message is what an answer costs whoever gives it, without any work on it: files of the
@@ -43,7 +43,7 @@ func countersOf(pods []*pod) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	hierarchies, err := filepath.Glob("/sys/fs/cgroup/*/")
+	hierarchies, err := filepath.Glob("/sys/fs/cgroup/*")
 	if err != nil {
 		return nil, err
 	}
@@ -56,18 +56,34 @@ func countersOf(pods []*pod) ([]string, error) {
 			continue // systemd's names for the controllers of one
 		}
 		for _, p := range pods {
-			group := filepath.Join(hierarchy, p.config.GetLinux().GetCgroupParent(), "*"+p.container)
-			for _, name := range counterFiles(tree.Version()) {
-				found, err := filepath.Glob(filepath.Join(group, name))
-				if err != nil {
-					return nil, err
-				}
-				files = append(files, found...)
+			groups, err := filepath.Glob(filepath.Join(hierarchy, p.config.GetLinux().GetCgroupParent(), "*"+p.container))
+			if err != nil {
+				return nil, err
+			}
+			for _, group := range groups {
+				files = append(files, filesIn(group, tree.Version())...)
 			}
 		}
 	}
 	buffer := make([]byte, 16<<10)
-	return slices.DeleteFunc(files, func(path string) bool { return readCounter(path, buffer) != nil }), nil
+	files = slices.DeleteFunc(files, func(path string) bool { return readCounter(path, buffer) != nil })
+	if len(files) < len(pods) {
+		return nil, fmt.Errorf("the kernel counts %d things of %d pods", len(files), len(pods))
+	}
+	return files, nil
+}
+
+func filesIn(group string, version int) (files []string) {
+	for _, name := range counterFiles(version) {
+		file := filepath.Join(group, name)
+		if !strings.Contains(name, "*") {
+			files = append(files, file)
+			continue
+		}
+		found, _ := filepath.Glob(file) // fails for a pattern alone that is none
+		files = append(files, found...)
+	}
+	return files
 }
 
 func (m *message) tell() error {
