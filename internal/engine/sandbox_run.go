@@ -130,8 +130,13 @@ func (e *Engine) makeSandbox(ctx context.Context, op *operation, s *sandbox) err
 		return err
 	}
 	// The record of the network reaches the disk while the kernel makes the namespaces.
-	// Who needs the files and the counters comes after the network.
 	attachment := e.requestNetwork(ctx, s)
+	err = e.makeNamespaces(ctx, v, sysctls)
+	requested, requestErr := attachment()
+	if err := errors.Join(err, requestErr); err != nil {
+		return err
+	}
+	// Who needs the files and the counters comes after the network, and ADD leaves a CPU idle.
 	var beside errgroup.Group
 	beside.Go(func() error { return e.makeCountersGroup(v) })
 	beside.Go(func() error {
@@ -140,7 +145,11 @@ func (e *Engine) makeSandbox(ctx context.Context, op *operation, s *sandbox) err
 		}
 		return nil
 	})
-	made, err := e.connectSandbox(ctx, op, v, sysctls, attachment)
+	var made pod.SandboxMade
+	if !v.HostNetwork() {
+		op.stage("cni add")
+		made.Network, err = e.addNetwork(ctx, v, requested)
+	}
 	op.stage("files")
 	if err := errors.Join(err, beside.Wait()); err != nil {
 		return err
@@ -166,27 +175,19 @@ func (e *Engine) makeSandbox(ctx context.Context, op *operation, s *sandbox) err
 	}
 }
 
-// connectSandbox makes the namespaces and attaches them to the network, as soon as that is
-// recorded.
-func (e *Engine) connectSandbox(ctx context.Context, op *operation, v pod.Sandbox, sysctls map[string]string, attachment func() (network.Attachment, error)) (made pod.SandboxMade, err error) {
+func (e *Engine) makeNamespaces(ctx context.Context, v pod.Sandbox, sysctls map[string]string) error {
 	private := privateTo(v)
-	err = netns.Create(ctx, e.Layout.NamespaceDir(v.ID), netns.Kinds{
+	err := netns.Create(ctx, e.Layout.NamespaceDir(v.ID), netns.Kinds{
 		Net: private.Net, IPC: private.IPC, UTS: private.UTS, Users: v.Users(), Holder: e.Pause,
 		Hostname: v.Config.GetHostname(), Sysctls: sysctls,
 	})
 	if errors.Is(err, netns.ErrSysctl) {
 		err = fault.As(fault.InvalidArgument, err)
 	}
-	requested, requestErr := attachment()
 	if err != nil {
-		return made, fmt.Errorf("namespaces %s: %w", v.ID, err)
+		return fmt.Errorf("namespaces %s: %w", v.ID, err)
 	}
-	if requestErr != nil || v.HostNetwork() {
-		return made, requestErr
-	}
-	op.stage("cni add")
-	made.Network, err = e.addNetwork(ctx, v, requested)
-	return made, err
+	return nil
 }
 
 // requestNetwork begins to record what ADD will be called with, durably, since IPAM's own

@@ -223,7 +223,7 @@ func (b *bench) addLife(handler, who string, took times) {
 // clients measures how long a pod takes when many are at once: the time of all divided by
 // their number.
 func (b *bench) clients(ctx context.Context) error {
-	const batches = 5
+	const batches = 3
 	handler := b.handlerNames()[0]
 	subjects, err := b.subjects(ctx, handler)
 	if err != nil {
@@ -236,9 +236,6 @@ func (b *bench) clients(ctx context.Context) error {
 				return fmt.Errorf("8 clients: %s: %w", s.name, err)
 			}
 			b.took("8 clients", s.name, few)
-			if s.name == floorName {
-				continue
-			}
 			many, err := b.crowd(ctx, s, handler, 32, fmt.Sprint("many-", batch))
 			if err != nil {
 				return fmt.Errorf("32 clients: %s: %w", s.name, err)
@@ -254,7 +251,7 @@ func (b *bench) clients(ctx context.Context) error {
 // crowd lets n clients take as many pods as there are rounds, and at least one each,
 // through their lives.
 func (b *bench) crowd(ctx context.Context, s named, handler string, n int, name string) (time.Duration, error) {
-	pods := max(b.rounds, n)
+	pods := 4*n
 	next := make(chan int, pods)
 	for i := range pods {
 		next <- i
