@@ -190,19 +190,27 @@ func (t *Tree) Driver() string { return t.driver }
 // ContainerGroup names the group of a container in its pod's, and needs nothing of
 // it to exist. parent is PodSandboxConfig.linux.cgroup_parent; "" is a default.
 func (t *Tree) ContainerGroup(parent, id string) (Group, error) {
-	if t.driver == Systemd {
-		slice, err := sliceName(parent)
-		if err != nil {
-			return Group{}, err
-		}
-		return t.group(path.Join(expandSlice(slice), "crio-"+id+".scope"), slice+":crio:"+id), nil
-	}
-	dir, err := cgroupfsParent(parent, defaultPods)
+	p, oci, err := t.containerNames(parent, id)
 	if err != nil {
 		return Group{}, err
 	}
-	p := path.Join(dir, "crio-"+id)
-	return t.group(p, p), nil
+	return t.group(p, oci), nil
+}
+
+// ContainerPath is the Path of that group.
+func (t *Tree) ContainerPath(parent, id string) (string, error) {
+	p, _, err := t.containerNames(parent, id)
+	return p, err
+}
+
+func (t *Tree) containerNames(parent, id string) (p, oci string, err error) {
+	if t.driver == Systemd {
+		slice, err := sliceName(parent)
+		return path.Join(expandSlice(slice), "crio-"+id+".scope"), slice + ":crio:" + id, err
+	}
+	dir, err := cgroupfsParent(parent, defaultPods)
+	p = path.Join(dir, "crio-"+id)
+	return p, p, err
 }
 
 // PodOOMFile is where the kernel counts the OOM kills of all of a pod's containers: it

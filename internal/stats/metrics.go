@@ -89,8 +89,8 @@ func containerLabels(p Pod, v *pod.Container, group cgroup.Group) []string {
 // podLabels name the pod's network as cAdvisor does, which has it from CRI-O's pause container.
 func (c *Collector) podLabels(p Pod) ([]string, error) {
 	box := p.Config.GetMetadata()
-	group, err := c.Cgroups.ContainerGroup(p.Config.GetLinux().GetCgroupParent(), p.ID)
-	return []string{pod.InfraName, group.Path(), "", pod.KubernetesName(pod.InfraName, box, box.GetAttempt()), box.GetNamespace(), box.GetName()}, err
+	path, err := c.Cgroups.ContainerPath(p.Config.GetLinux().GetCgroupParent(), p.ID)
+	return []string{pod.InfraName, path, "", pod.KubernetesName(pod.InfraName, box, box.GetAttempt()), box.GetNamespace(), box.GetName()}, err
 }
 
 // scrape is what the containers of one call share.

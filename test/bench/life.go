@@ -251,7 +251,7 @@ func (b *bench) clients(ctx context.Context) error {
 // crowd lets n clients take as many pods as there are rounds, and at least one each,
 // through their lives.
 func (b *bench) crowd(ctx context.Context, s named, handler string, n int, name string) (time.Duration, error) {
-	pods := 4*n
+	pods := 4 * n
 	next := make(chan int, pods)
 	for i := range pods {
 		next <- i
