@@ -1,8 +1,11 @@
 package server
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"runtime/metrics"
+	"strconv"
 	"strings"
 	"time"
 
@@ -11,7 +14,7 @@ import (
 
 // writeMetrics writes Prometheus' text format 0.0.4.
 func writeMetrics(w io.Writer, r engine.Report) error {
-	if err := writeOperations(w, r.Operations); err != nil {
+	if err := errors.Join(writeOperations(w, r.Operations), writeGo(w)); err != nil {
 		return err
 	}
 	_, err := fmt.Fprintf(w, `# HELP crio_container_log_dropped_bytes_total Output of ended containers that their log did not take.
@@ -51,6 +54,41 @@ func writeOperations(w io.Writer, operations []engine.OperationReport) error {
 	b.WriteString("# HELP crio_operation_stage_seconds The longest that one of them has been in its stage.\n# TYPE crio_operation_stage_seconds gauge\n")
 	for _, name := range names {
 		fmt.Fprintf(&b, "crio_operation_stage_seconds%s %g\n", name, longest[name].Seconds())
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// goMetric is one of runtime/metrics, with the name that Prometheus' client for Go gives it.
+type goMetric struct{ sample, name, kind, help string }
+
+func goMetrics() []goMetric {
+	return []goMetric{
+		{"/sched/goroutines:goroutines", "go_sched_goroutines_goroutines", "gauge", "Goroutines that live."},
+		{"/gc/heap/live:bytes", "go_gc_heap_live_bytes", "gauge", "Objects that the last collection of garbage found in use."},
+		{"/gc/heap/allocs:bytes", "go_gc_heap_allocs_bytes_total", "counter", "Memory that was allocated."},
+		{"/gc/heap/allocs:objects", "go_gc_heap_allocs_objects_total", "counter", "Objects that were allocated."},
+		{"/sync/mutex/wait/total:seconds", "go_sync_mutex_wait_total_seconds_total", "counter", "Time that goroutines have waited for locks."},
+	}
+}
+
+func writeGo(w io.Writer) error {
+	told := goMetrics()
+	samples := make([]metrics.Sample, len(told))
+	for i, m := range told {
+		samples[i].Name = m.sample
+	}
+	metrics.Read(samples)
+	var b strings.Builder
+	for i, m := range told {
+		value := 0.0
+		switch v := samples[i].Value; v.Kind() {
+		case metrics.KindUint64:
+			value = float64(v.Uint64())
+		case metrics.KindFloat64:
+			value = v.Float64()
+		}
+		fmt.Fprintf(&b, "# HELP %s %s\n# TYPE %s %s\n%s %s\n", m.name, m.help, m.name, m.kind, m.name, strconv.FormatFloat(value, 'f', -1, 64))
 	}
 	_, err := io.WriteString(w, b.String())
 	return err

@@ -344,6 +344,12 @@ func (b *bench) lists(ctx context.Context, d *daemon, pods []*pod, n int) error 
 			}
 			b.took(row, d.name, took)
 		}
+		if d.name != ours {
+			continue
+		}
+		if err := b.allocations(ctx, d, row, c.call); err != nil {
+			return fmt.Errorf("%s: %w", row, err)
+		}
 	}
 	return nil
 }
