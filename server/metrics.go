@@ -81,12 +81,14 @@ func writeGo(w io.Writer) error {
 	metrics.Read(samples)
 	var b strings.Builder
 	for i, m := range told {
-		value := 0.0
+		var value float64
 		switch v := samples[i].Value; v.Kind() {
 		case metrics.KindUint64:
 			value = float64(v.Uint64())
 		case metrics.KindFloat64:
 			value = v.Float64()
+		default: // this version of Go does not count it
+			continue
 		}
 		fmt.Fprintf(&b, "# HELP %s %s\n# TYPE %s %s\n%s %s\n", m.name, m.help, m.name, m.kind, m.name, strconv.FormatFloat(value, 'f', -1, 64))
 	}

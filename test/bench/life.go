@@ -231,11 +231,10 @@ func (b *bench) clients(ctx context.Context) error {
 	}
 	for batch := range batches {
 		for _, s := range subjects {
-			few, err := b.crowd(ctx, s, handler, 8, fmt.Sprint("few-", batch))
+			few, err := b.fewClients(ctx, s, handler, fmt.Sprint("few-", batch))
 			if err != nil {
 				return fmt.Errorf("8 clients: %s: %w", s.name, err)
 			}
-			b.took("8 clients", s.name, few)
 			many, err := b.crowd(ctx, s, handler, 32, fmt.Sprint("many-", batch))
 			if err != nil {
 				return fmt.Errorf("32 clients: %s: %w", s.name, err)
@@ -248,10 +247,38 @@ func (b *bench) clients(ctx context.Context) error {
 	return nil
 }
 
-// crowd lets n clients take as many pods as there are rounds, and at least one each,
-// through their lives.
+// fewClients also tells how long goroutines of ours have waited for locks, as far as Go
+// samples that.
+func (b *bench) fewClients(ctx context.Context, s named, handler, name string) (time.Duration, error) {
+	d, ok := s.subject.(*daemon)
+	ok = ok && d.tellsRuntime()
+	var before, after runtimeCounters
+	var err error
+	if ok {
+		if before, err = d.runtimeCounters(ctx); err != nil {
+			return 0, err
+		}
+	}
+	took, err := b.crowd(ctx, s, handler, 8, name)
+	if err != nil {
+		return 0, err
+	}
+	b.took("8 clients", s.name, took)
+	if ok {
+		if after, err = d.runtimeCounters(ctx); err != nil {
+			return 0, err
+		}
+		b.report.add("8 clients, waits for locks in the daemon", "us/pod", d.name, (after.lockWait-before.lockWait)*1e6/(8*podsEach))
+	}
+	return took, nil
+}
+
+// podsEach is how many pods a client of a crowd takes, on average.
+const podsEach = 4
+
+// crowd lets n clients take pods through their lives.
 func (b *bench) crowd(ctx context.Context, s named, handler string, n int, name string) (time.Duration, error) {
-	pods := 4 * n
+	pods := podsEach * n
 	next := make(chan int, pods)
 	for i := range pods {
 		next <- i

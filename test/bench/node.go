@@ -55,10 +55,7 @@ func (b *bench) open(ctx context.Context) error {
 		return b.openEndpoint(ctx)
 	}
 	b.cniDir = b.path("cni")
-	if err := os.Mkdir(b.cniDir, 0o755); err != nil {
-		return err
-	}
-	if err := os.WriteFile(filepath.Join(b.cniDir, "10-bench.conflist"), []byte(b.conflist()), 0o644); err != nil {
+	if err := b.writeNetwork(b.cniDir, "bench", "10.253.0.0/16"); err != nil {
 		return err
 	}
 	if err := b.openOurs(ctx); err != nil {
@@ -76,12 +73,17 @@ func (b *bench) open(ctx context.Context) error {
 
 func (b *bench) path(name string) string { return filepath.Join(b.dir, name) }
 
-// conflist is the stock plugins on a bridge of our own, with room for many pods.
-func (b *bench) conflist() string {
-	return fmt.Sprintf(`{"cniVersion":"1.0.0","name":"bench","plugins":[
-		{"type":"bridge","bridge":"crio-bench","isGateway":true,"ipMasq":true,"hairpinMode":true,
-		 "ipam":{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":"10.253.0.0/16"}]],"routes":[{"dst":"0.0.0.0/0"}]}},
-		{"type":"portmap","capabilities":{"portMappings":true},"snat":true}]}`, b.path("ipam"))
+// writeNetwork makes a configuration: the stock plugins on a bridge of its own, with room for
+// many pods.
+func (b *bench) writeNetwork(dir, name, subnet string) error {
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	text := fmt.Sprintf(`{"cniVersion":"1.0.0","name":%q,"plugins":[
+		{"type":"bridge","bridge":"crio-%s","isGateway":true,"ipMasq":true,"hairpinMode":true,
+		 "ipam":{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":%q}]],"routes":[{"dst":"0.0.0.0/0"}]}},
+		{"type":"portmap","capabilities":{"portMappings":true},"snat":true}]}`, name, name, b.path("ipam"), subnet)
+	return os.WriteFile(filepath.Join(dir, "10-"+name+".conflist"), []byte(text), 0o644)
 }
 
 // handlerNames in the order in which they are measured.
@@ -140,6 +142,10 @@ func (b *bench) openPeer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	cni := b.path("cni-peer")
+	if err := b.writeNetwork(cni, "peer", "10.254.0.0/16"); err != nil {
+		return err
+	}
 	config := fmt.Sprintf(`version = 3
 root = %q
 state = "/run/containerd"
@@ -155,7 +161,7 @@ bin_dirs = ["%s"]
 conf_dir = %q
 [plugins."io.containerd.cri.v1.runtime".containerd]
 default_runtime_name = %q
-`, b.path("containerd"), pause, strings.Join(pluginDirs(), `", "`), b.cniDir, b.handlerNames()[0])
+`, b.path("containerd"), pause, strings.Join(pluginDirs(), `", "`), cni, b.handlerNames()[0])
 	for _, name := range b.handlerNames() {
 		config += fmt.Sprintf("[plugins.\"io.containerd.cri.v1.runtime\".containerd.runtimes.%s]\nruntime_type = \"io.containerd.runc.v2\"\n", name) +
 			fmt.Sprintf("[plugins.\"io.containerd.cri.v1.runtime\".containerd.runtimes.%s.options]\nBinaryName = %q\nSystemdCgroup = false\n",

@@ -60,10 +60,6 @@ func (b *bench) profile(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	waits, err := b.lockWaits(ctx, d, handler)
-	if err != nil {
-		return err
-	}
 	var pods []*pod
 	for i := range b.pods {
 		p, err := d.runningPod(ctx, handler, fmt.Sprint("profile-", i))
@@ -76,7 +72,7 @@ func (b *bench) profile(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.Profile = alone.text() + waits + alone.growth(beside, len(pods))
+	b.Profile = alone.text() + alone.growth(beside, len(pods))
 	return d.removePods(ctx, pods)
 }
 

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"time"
 )
 
 // runtimeCounters are what crio tells of its Go runtime (GET /metrics), since its start.
@@ -18,6 +17,9 @@ type runtimeCounters struct {
 	allocations float64
 	lockWait    float64 // seconds
 }
+
+// tellsRuntime: this is the crio that we have started, and no other's daemon of that name.
+func (d *daemon) tellsRuntime() bool { return d.name == ours && d.process != nil }
 
 func (d *daemon) runtimeCounters(ctx context.Context) (c runtimeCounters, err error) {
 	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -65,23 +67,4 @@ func (b *bench) allocations(ctx context.Context, d *daemon, row string, call fun
 	b.report.add(row+", allocated", "KiB", d.name, (after.allocated-before.allocated)/calls/1024)
 	b.report.add(row+", allocations", "", d.name, (after.allocations-before.allocations)/calls)
 	return err
-}
-
-// lockWaits is a table in Markdown: how long goroutines wait for locks in each step of one
-// pod's life. Nobody traces it, for that would make them wait.
-func (b *bench) lockWaits(ctx context.Context, d *daemon, handler string) (string, error) {
-	var out strings.Builder
-	fmt.Fprint(&out, "\n| step | waits for locks, microseconds |\n| --- | --- |\n")
-	before, err := d.runtimeCounters(ctx)
-	if err != nil {
-		return "", err
-	}
-	var unread error
-	_, err = walk(d.steps(ctx, handler, "profile-locks"), func(row string, _, _ time.Time) {
-		now, err := d.runtimeCounters(ctx)
-		unread = errors.Join(unread, err)
-		fmt.Fprintf(&out, "| %s | %.0f |\n", row, (now.lockWait-before.lockWait)*1e6)
-		before = now
-	})
-	return out.String(), errors.Join(err, unread)
 }

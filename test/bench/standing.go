@@ -115,6 +115,18 @@ func (b *bench) counts() []int {
 }
 
 func (b *bench) stand(ctx context.Context, d *daemon, handler string) error {
+	// What other measurements have left in the daemon is none of these pods'.
+	if d.process != nil {
+		if err := d.process.kill(); err != nil {
+			return err
+		}
+		if _, err := d.restart(ctx); err != nil {
+			return fmt.Errorf("restart: %w", err)
+		}
+		if _, err := d.life(ctx, handler, "first"); err != nil {
+			return err
+		}
+	}
 	before, err := b.helpers()
 	if err != nil {
 		return err
@@ -344,7 +356,7 @@ func (b *bench) lists(ctx context.Context, d *daemon, pods []*pod, n int) error 
 			}
 			b.took(row, d.name, took)
 		}
-		if d.name != ours {
+		if !d.tellsRuntime() {
 			continue
 		}
 		if err := b.allocations(ctx, d, row, c.call); err != nil {
