@@ -64,7 +64,7 @@ type Tree struct {
 	wholePids bool
 	// What alone changes. hastening: a move of Hasten's is under way.
 	hastening atomic.Bool
-	handles   handles
+	files     files
 }
 
 // base is where every distribution mounts the hierarchies.
@@ -87,29 +87,46 @@ func Open(driver string) (*Tree, error) {
 	if err := unix.Statfs(base, &st); err != nil {
 		return nil, fmt.Errorf("%s: %w", base, err)
 	}
+	open := t.openV1
 	if st.Type == unix.CGROUP2_SUPER_MAGIC {
-		t.version, t.roots[wholeTree] = 2, base
-		controllers, err := os.ReadFile(filepath.Join(base, "cgroup.controllers"))
-		has := strings.Fields(string(controllers))
-		t.hugetlb, t.cpuset = err == nil && slices.Contains(has, "hugetlb"), err == nil && slices.Contains(has, "cpuset")
-		// The root itself has no limits.
-		limits, _ := filepath.Glob(base + "/*/memory.swap.max")
-		t.swap = len(limits) > 0
-		t.own, err = ownCgroup(wholeTree)
+		open = t.openV2
+	}
+	if err := open(); err != nil {
 		return t, err
 	}
+	for _, root := range t.roots {
+		if _, err := t.files.root(root); err != nil {
+			return t, fmt.Errorf("%s: %w", root, err)
+		}
+	}
+	return t, nil
+}
+
+func (t *Tree) openV2() (err error) {
+	t.version, t.roots[wholeTree] = 2, base
+	controllers, err := os.ReadFile(filepath.Join(base, "cgroup.controllers"))
+	has := strings.Fields(string(controllers))
+	t.hugetlb, t.cpuset = err == nil && slices.Contains(has, "hugetlb"), err == nil && slices.Contains(has, "cpuset")
+	// The root itself has no limits.
+	limits, _ := filepath.Glob(base + "/*/memory.swap.max")
+	t.swap = len(limits) > 0
+	t.own, err = ownCgroup(wholeTree)
+	return err
+}
+
+func (t *Tree) openV1() error {
 	f, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer f.Close()
 	t.version = 1
 	if err := t.findV1(f); err != nil {
-		return t, err
+		return err
 	}
 	_, err = os.Stat(t.roots["memory"] + "/memory.memsw.limit_in_bytes")
 	t.swap = err == nil
-	return t, nil
+	return nil
 }
 
 // findV1 reads the mounts of v1 controllers from mountinfo (proc(5)). Those elsewhere
@@ -391,7 +408,7 @@ func (t *Tree) RemoveParents(dirs []string) error {
 
 func (t *Tree) group(p, oci string) Group {
 	g := Group{oci: oci, path: p, version: t.version, of: make(map[string]string, len(t.roots)), pages: t.pages}
-	g.below, g.roots = path.Join("/", p), &t.handles
+	g.below, g.files = path.Join("/", p), &t.files
 	for controller, root := range t.roots {
 		dir := root + g.below
 		g.of[controller] = dir

@@ -25,10 +25,10 @@ type Group struct {
 	// path is the group's name below the roots of the hierarchies.
 	path    string
 	version int
-	// below is path as the directories end with it, from its slash on; roots has what is
+	// below is path as the directories end with it, from its slash on; files has what is
 	// before it.
 	below string
-	roots *handles
+	files *files
 	// of has the directory for each key of Tree.roots; nil for a group made by Sub.
 	of    map[string]string
 	pages []string // sizes of huge pages

@@ -28,20 +28,24 @@ const v1Unlimited = 1 << 62
 
 func known(n uint64) Count { return Count{N: n, Known: true} }
 
-// handles are descriptors of the roots of hierarchies, by path. The way to a file of a group
-// takes longer than the file, and the first half of it is the same for all. They are
-// opened when they are first needed, and are there for as long as the process.
-type handles struct{ byRoot sync.Map }
+// files are what the readers of a Tree share: descriptors of the roots of its hierarchies, by
+// path, and readers that have done. The way to a file of a group takes longer than the file,
+// and the first half of it is the same for all. The descriptors are there for as long as the
+// process.
+type files struct {
+	byRoot  sync.Map
+	readers sync.Pool
+}
 
-func (h *handles) of(root string) (int, error) {
-	if fd, ok := h.byRoot.Load(root); ok {
+func (f *files) root(path string) (int, error) {
+	if fd, ok := f.byRoot.Load(path); ok {
 		return fd.(int), nil
 	}
-	fd, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, err
 	}
-	first, there := h.byRoot.LoadOrStore(root, fd)
+	first, there := f.byRoot.LoadOrStore(path, fd)
 	if there {
 		unix.Close(fd)
 	}
@@ -59,17 +63,17 @@ type reader struct {
 // readSize has room for the longest file: io.stat of a node with a hundred disks.
 const readSize = 16 << 10
 
-// readers that have done.
-var readers = sync.Pool{New: func() any { return &reader{buffer: make([]byte, readSize)} }}
-
 // newReader returns one that its user closes.
 func (g Group) newReader() *reader {
-	r := readers.Get().(*reader)
+	r, ok := g.files.readers.Get().(*reader)
+	if !ok {
+		r = &reader{buffer: make([]byte, readSize)}
+	}
 	r.group, r.err = g, nil
 	return r
 }
 
-func (r *reader) close() { readers.Put(r) }
+func (r *reader) close() { r.group.files.readers.Put(r) }
 
 // file returns what is in a file until the next call, nil when there is none. dir is the
 // group's in one hierarchy, "" where that is not mounted.
@@ -91,7 +95,7 @@ func (r *reader) file(dir, name string) []byte {
 // read takes one read: the kernel gives all of such a file to the first, as far as the
 // buffer has room. Without os.File: a list of 250 pods reads thousands of them.
 func (r *reader) read(dir, name string) (int, error) {
-	root, err := r.group.roots.of(strings.TrimSuffix(dir, r.group.below))
+	root, err := r.group.files.root(strings.TrimSuffix(dir, r.group.below))
 	if err != nil {
 		return 0, err
 	}
