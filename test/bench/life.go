@@ -285,17 +285,24 @@ func (b *bench) crowd(ctx context.Context, s named, handler string, n int, name 
 	}
 	close(next)
 	group, ctx := errgroup.WithContext(ctx)
+	lives := make([]times, pods)
 	begun := time.Now()
 	for range n {
-		group.Go(func() error {
+		group.Go(func() (err error) {
 			for i := range next {
-				if _, err := s.life(ctx, handler, fmt.Sprintf("%s-%d", name, i)); err != nil {
+				if lives[i], err = s.life(ctx, handler, fmt.Sprintf("%s-%d", name, i)); err != nil {
 					return err
 				}
 			}
 			return nil
 		})
 	}
-	err := group.Wait()
-	return time.Since(begun) / time.Duration(pods), err
+	if err := group.Wait(); err != nil {
+		return 0, err
+	}
+	all := time.Since(begun)
+	for _, t := range lives {
+		b.took(fmt.Sprintf("%d clients: %s", n, rowRunningLine), s.name, t[rowRunPod]+t[rowCreate]+t[rowStart]+t[rowFirstLine])
+	}
+	return all / time.Duration(pods), nil
 }

@@ -20,9 +20,12 @@ import (
 )
 
 const (
-	rowPullLarge = "PullImage, large, against skopeo copy into a store"
-	pullRounds   = 3
-	manyLayers   = 60
+	intoStore     = "skopeo copy into a store"
+	intoDirectory = "skopeo copy to a directory"
+	unpacking     = "reading and unpacking"
+	rowPullLarge  = "PullImage, large, against " + intoStore
+	pullRounds    = 3
+	manyLayers    = 60
 )
 
 // pulls measures an image of many small layers and a large one of one layer. Each time
@@ -40,28 +43,31 @@ func (b *bench) pulls(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	rowMany := fmt.Sprintf("PullImage, %d layers, against ", manyLayers)
 	for range pullRounds {
-		for _, image := range []struct{ ref, row string }{{many, fmt.Sprintf("PullImage, %d layers, against skopeo copy into a store", manyLayers)}, {large, rowPullLarge}} {
+		for _, image := range []struct{ ref, name, row string }{{many, "many", rowMany}, {large, "large", "PullImage, large, against "}} {
 			took, err := b.skopeo(ctx, image.ref, "containers-storage:[overlay@%s/root+%s/run]"+image.ref)
 			if err != nil {
 				return err
 			}
-			b.took(image.row, floorName, took)
-		}
-		took, err := b.skopeo(ctx, large, "dir:%s/dir%.0s")
-		if err != nil {
-			return err
-		}
-		b.took("PullImage, large, against skopeo copy to a directory", floorName, took)
-		if took, err = b.unpack(ctx, "large"); err != nil {
-			return err
-		}
-		b.took("PullImage, large, against reading and unpacking", floorName, took)
-		for _, d := range b.daemons {
-			if took, err = d.timedPull(ctx, many); err != nil {
+			b.took(image.row+intoStore, floorName, took)
+			if took, err = b.skopeo(ctx, image.ref, "dir:%s/dir%.0s"); err != nil {
 				return err
 			}
-			b.took(fmt.Sprintf("PullImage, %d layers, against skopeo copy into a store", manyLayers), d.name, took)
+			b.took(image.row+intoDirectory, floorName, took)
+			if took, err = b.unpack(ctx, image.name); err != nil {
+				return err
+			}
+			b.took(image.row+unpacking, floorName, took)
+		}
+		for _, d := range b.daemons {
+			took, err := d.timedPull(ctx, many)
+			if err != nil {
+				return err
+			}
+			for _, floor := range []string{intoStore, intoDirectory, unpacking} {
+				b.took(rowMany+floor, d.name, took)
+			}
 			if err := b.pullLarge(ctx, d, large); err != nil {
 				return fmt.Errorf("%s: %w", d.name, err)
 			}
@@ -91,8 +97,8 @@ func (b *bench) pullLarge(ctx context.Context, d *daemon, ref string) error {
 	if err != nil {
 		return err
 	}
-	for _, row := range []string{rowPullLarge, "PullImage, large, against skopeo copy to a directory", "PullImage, large, against reading and unpacking"} {
-		b.took(row, d.name, took)
+	for _, floor := range []string{intoStore, intoDirectory, unpacking} {
+		b.took("PullImage, large, against "+floor, d.name, took)
 	}
 	b.report.add("daemon's peak during the large pull", "MiB", d.name, float64(after-before)/1024)
 	return nil
@@ -140,25 +146,11 @@ func (b *bench) skopeo(ctx context.Context, ref, target string) (time.Duration, 
 	return took, errors.Join(err, os.RemoveAll(dir))
 }
 
-// unpack reads the blobs of an image of one layer and writes the files to the disk.
+// unpack reads the blobs of an image and writes the files to the disk, one behind the other.
 func (b *bench) unpack(ctx context.Context, name string) (time.Duration, error) {
 	target := b.path("unpacked")
 	defer os.Remove(target)
-	digest, err := b.images.topLayer(name)
-	if err != nil {
-		return 0, err
-	}
-	begun := time.Now()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+b.images.address+"/v2/"+name+"/blobs/"+digest, nil)
-	if err != nil {
-		return 0, err
-	}
-	answer, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return 0, err
-	}
-	defer answer.Body.Close()
-	plain, err := gzip.NewReader(answer.Body)
+	digests, err := b.images.layers(name)
 	if err != nil {
 		return 0, err
 	}
@@ -167,18 +159,39 @@ func (b *bench) unpack(ctx context.Context, name string) (time.Duration, error) 
 		return 0, err
 	}
 	defer out.Close()
-	files := tar.NewReader(plain)
-	for {
-		if _, err := files.Next(); errors.Is(err, io.EOF) {
-			break
-		} else if err != nil {
-			return 0, err
-		}
-		if _, err := io.Copy(out, files); err != nil {
-			return 0, err
+	begun := time.Now()
+	for _, digest := range digests {
+		if err := b.unpackLayer(ctx, out, name, digest); err != nil {
+			return 0, fmt.Errorf("unpack %s: %w", digest, err)
 		}
 	}
 	// PullImage returns when the image would survive a power cut.
 	err = out.Sync()
 	return time.Since(begun), err
+}
+
+func (b *bench) unpackLayer(ctx context.Context, out io.Writer, name, digest string) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+b.images.address+"/v2/"+name+"/blobs/"+digest, nil)
+	if err != nil {
+		return err
+	}
+	answer, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	plain, err := gzip.NewReader(answer.Body)
+	if err != nil {
+		return err
+	}
+	for files := tar.NewReader(plain); ; {
+		if _, err := files.Next(); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		if _, err := io.Copy(out, files); err != nil {
+			return err
+		}
+	}
 }

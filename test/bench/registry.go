@@ -215,15 +215,18 @@ func (l layer) unpack(dir string) error {
 	return nil
 }
 
-// topLayer is the digest of an image's uppermost layer.
-func (r *registry) topLayer(name string) (string, error) {
+// layers are the digests of an image's own layers, which lie above the one of all images.
+func (r *registry) layers(name string) (digests []string, err error) {
 	data, err := os.ReadFile(filepath.Join(r.dir, name+":v1"))
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	var m imgspec.Manifest
 	if err := json.Unmarshal(data, &m); err != nil {
-		return "", err
+		return nil, err
 	}
-	return m.Layers[len(m.Layers)-1].Digest.String(), nil
+	for _, layer := range m.Layers {
+		digests = append(digests, layer.Digest.String())
+	}
+	return digests, nil
 }

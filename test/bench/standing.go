@@ -266,24 +266,29 @@ func (b *bench) crash(ctx context.Context, d *daemon, pods int) error {
 	return err
 }
 
-// objectsOf adds containers, which are not started, until there are as many as are to be listed.
+// objectsOf adds containers to the pods until there are as many as are to be listed.
 func (b *bench) objectsOf(ctx context.Context, d *daemon, pods []*pod) error {
 	list, err := d.ListContainers(ctx, &cri.ListContainersRequest{})
 	if err != nil {
 		return err
 	}
 	n := len(list.GetContainers())
-	more := n < b.objects
+	if n >= b.objects {
+		return nil
+	}
+	all := slices.Clone(pods)
 	for i := 0; n < b.objects; i++ {
-		if _, err := d.create(ctx, pods[i%len(pods)], fmt.Sprint("more-", i), standingCommand()); err != nil {
+		p := *pods[i%len(pods)]
+		if p.container, err = d.create(ctx, &p, fmt.Sprint("more-", i), standingCommand()); err != nil {
 			return fmt.Errorf("create: %w", err)
 		}
+		if _, err := d.StartContainer(ctx, &cri.StartContainerRequest{ContainerId: p.container}); err != nil {
+			return fmt.Errorf("start: %w", err)
+		}
+		all = append(all, &p)
 		n++
 	}
-	if more {
-		return b.lists(ctx, d, nil, n)
-	}
-	return nil
+	return b.lists(ctx, d, all, n)
 }
 
 // reading is a call that reads, and what it is measured against.
@@ -292,46 +297,40 @@ type reading struct {
 	call, floor func() error
 }
 
-// lists measures the calls that read, beside n objects, against Version, which reads
-// nothing, and the long ones against their messages. Without pods only the lists of
-// containers are asked for.
+// lists measures the calls that read, beside n containers, against Version, which reads
+// nothing, and the long ones against their messages. pods has an entry for each container.
 func (b *bench) lists(ctx context.Context, d *daemon, pods []*pod, n int) error {
 	version := func() error { _, err := d.Version(ctx, &cri.VersionRequest{}); return err }
-	var containers, metrics message
+	files, err := countersOf(pods)
+	if err != nil {
+		return err
+	}
+	containers, metrics := &message{}, &message{files: files}
+	one := pods[len(pods)/2]
 	calls := []reading{
 		{"ListContainers", func() (err error) {
 			containers.answer, err = d.ListContainers(ctx, &cri.ListContainersRequest{})
 			return err
 		}, containers.tell},
-	}
-	if len(pods) > 0 {
-		box, container := pods[len(pods)/2].box, pods[len(pods)/2].container
-		files, err := countersOf(pods)
-		if err != nil {
+		{"ListPodSandbox", func() error { _, err := d.ListPodSandbox(ctx, &cri.ListPodSandboxRequest{}); return err }, version},
+		{"ContainerStatus", func() error {
+			_, err := d.ContainerStatus(ctx, &cri.ContainerStatusRequest{ContainerId: one.container})
 			return err
-		}
-		metrics.files = files
-		calls = append(calls, []reading{
-			{"ListPodSandbox", func() error { _, err := d.ListPodSandbox(ctx, &cri.ListPodSandboxRequest{}); return err }, version},
-			{"ContainerStatus", func() error {
-				_, err := d.ContainerStatus(ctx, &cri.ContainerStatusRequest{ContainerId: container})
-				return err
-			}, version},
-			{"PodSandboxStatus", func() error {
-				_, err := d.PodSandboxStatus(ctx, &cri.PodSandboxStatusRequest{PodSandboxId: box})
-				return err
-			}, version},
-			{"ListContainerStats", func() error { _, err := d.ListContainerStats(ctx, &cri.ListContainerStatsRequest{}); return err }, version},
-			{"ListPodSandboxStats", func() error {
-				_, err := d.ListPodSandboxStats(ctx, &cri.ListPodSandboxStatsRequest{})
-				return err
-			}, version},
-			{"ListPodSandboxMetrics", func() (err error) {
-				metrics.answer, err = d.ListPodSandboxMetrics(ctx, &cri.ListPodSandboxMetricsRequest{})
-				return err
-			}, metrics.tell},
-			{"ListImages", func() error { _, err := d.images.ListImages(ctx, &cri.ListImagesRequest{}); return err }, version},
-		}...)
+		}, version},
+		{"PodSandboxStatus", func() error {
+			_, err := d.PodSandboxStatus(ctx, &cri.PodSandboxStatusRequest{PodSandboxId: one.box})
+			return err
+		}, version},
+		{"ListContainerStats", func() error { _, err := d.ListContainerStats(ctx, &cri.ListContainerStatsRequest{}); return err }, version},
+		{"ListPodSandboxStats", func() error {
+			_, err := d.ListPodSandboxStats(ctx, &cri.ListPodSandboxStatsRequest{})
+			return err
+		}, version},
+		{"ListPodSandboxMetrics", func() (err error) {
+			metrics.answer, err = d.ListPodSandboxMetrics(ctx, &cri.ListPodSandboxMetricsRequest{})
+			return err
+		}, metrics.tell},
+		{"ListImages", func() error { _, err := d.images.ListImages(ctx, &cri.ListImagesRequest{}); return err }, version},
 	}
 	for _, c := range calls {
 		row := fmt.Sprintf("%s of %d", c.name, n)
