@@ -77,7 +77,8 @@ const (
 )
 
 // Open finds the hierarchies. v2 is what /sys/fs/cgroup itself is mounted as; a
-// hybrid machine, whose controllers are in v1 hierarchies, is v1.
+// hybrid machine, whose controllers are in v1 hierarchies, is v1. A Tree has descriptors, which
+// stay: a process needs one.
 func Open(driver string) (*Tree, error) {
 	if driver != Cgroupfs && driver != Systemd {
 		return nil, fmt.Errorf("cgroup_manager %q is neither %s nor %s", driver, Cgroupfs, Systemd)

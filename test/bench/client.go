@@ -13,6 +13,8 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/crio-minimal/crio/internal/cgroup"
 )
 
 // daemon is one that is measured, over its socket.
@@ -24,6 +26,7 @@ type daemon struct {
 	socket  string
 	dir     string // for the logs of pods
 	cgroup  string // parent of the pods' cgroups
+	tree    *cgroup.Tree
 	conn    *grpc.ClientConn
 	image   string // what containers are made of, once it is pulled
 	process *process

@@ -11,8 +11,6 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
-
-	"github.com/crio-minimal/crio/internal/cgroup"
 )
 
 // counterFiles are the kernel's of one cgroup, by its version, that the daemon reads for the
@@ -38,21 +36,17 @@ type message struct {
 
 // countersOf are the files behind the metrics of pods, each once, and those alone that the
 // kernel opens.
-func countersOf(pods []*pod) ([]string, error) {
-	tree, err := cgroup.Open(cgroup.Cgroupfs)
-	if err != nil {
-		return nil, err
-	}
+func countersOf(version int, pods []*pod) ([]string, error) {
 	hierarchies, err := filepath.Glob("/sys/fs/cgroup/*")
 	if err != nil {
 		return nil, err
 	}
-	if tree.Version() == 2 {
+	if version == 2 {
 		hierarchies = []string{"/sys/fs/cgroup"}
 	}
 	var files []string
 	for _, hierarchy := range hierarchies {
-		if target, err := filepath.EvalSymlinks(hierarchy); err != nil || target != filepath.Clean(hierarchy) {
+		if target, err := filepath.EvalSymlinks(hierarchy); err != nil || target != hierarchy {
 			continue // systemd's names for the controllers of one
 		}
 		for _, p := range pods {
@@ -61,7 +55,7 @@ func countersOf(pods []*pod) ([]string, error) {
 				return nil, err
 			}
 			for _, group := range groups {
-				files = append(files, filesIn(group, tree.Version())...)
+				files = append(files, filesIn(group, version)...)
 			}
 		}
 	}

@@ -138,7 +138,7 @@ func (f *floor) prepare(ctx context.Context, name string, command []string) (_ *
 	if err := netns.Create(ctx, namespaces, netns.Kinds{Net: true, IPC: true, UTS: true, Hostname: "bench"}); err != nil {
 		return nil, err
 	}
-	leave, err := podCgroup(p.parent())
+	leave, err := podCgroup(p.daemon.tree, p.parent())
 	if err != nil {
 		return nil, err
 	}

@@ -89,7 +89,7 @@ func (d *daemon) life(ctx context.Context, handler, name string) (took times, er
 		return nil, err
 	}
 	defer os.RemoveAll(config.GetLogDirectory())
-	remove, err := podCgroup(config.GetLinux().GetCgroupParent())
+	remove, err := podCgroup(d.tree, config.GetLinux().GetCgroupParent())
 	if err != nil {
 		return nil, err
 	}
@@ -98,11 +98,7 @@ func (d *daemon) life(ctx context.Context, handler, name string) (took times, er
 }
 
 // podCgroup makes a pod's cgroup and returns what takes it away.
-func podCgroup(parent string) (remove func() error, err error) {
-	tree, err := cgroup.Open(cgroup.Cgroupfs)
-	if err != nil {
-		return nil, err
-	}
+func podCgroup(tree *cgroup.Tree, parent string) (remove func() error, err error) {
 	made, err := tree.MissingParents(parent)
 	if err != nil {
 		return nil, err

@@ -16,6 +16,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/crio-minimal/crio/internal/cgroup"
 )
 
 // pluginDirs are where Debian and others install CNI plugins.
@@ -27,6 +29,7 @@ type bench struct {
 	*report
 	dir     string // everything that is on disk
 	cgroup  string // below which all cgroups of pods and of the floor are
+	tree    *cgroup.Tree
 	images  *registry
 	daemons []*daemon
 	floors  map[string]*floor // by handler
@@ -47,6 +50,9 @@ func (b *bench) open(ctx context.Context) error {
 		if *path, err = filepath.Abs(*path); err != nil {
 			return err
 		}
+	}
+	if b.tree, err = cgroup.Open(cgroup.Cgroupfs); err != nil {
+		return err
 	}
 	if b.images, err = newRegistry(b.path("registry")); err != nil {
 		return fmt.Errorf("registry: %w", err)
@@ -189,7 +195,7 @@ func (b *bench) start(ctx context.Context, d *daemon) error {
 
 // add makes the daemon one of those that are measured.
 func (b *bench) add(ctx context.Context, d *daemon) error {
-	d.dir, d.cgroup = b.path(d.name), b.cgroup
+	d.dir, d.cgroup, d.tree = b.path(d.name), b.cgroup, b.tree
 	if err := d.connect(); err != nil {
 		return err
 	}

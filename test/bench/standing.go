@@ -301,7 +301,7 @@ type reading struct {
 // nothing, and the long ones against their messages. pods has an entry for each container.
 func (b *bench) lists(ctx context.Context, d *daemon, pods []*pod, n int) error {
 	version := func() error { _, err := d.Version(ctx, &cri.VersionRequest{}); return err }
-	files, err := countersOf(pods)
+	files, err := countersOf(b.tree.Version(), pods)
 	if err != nil {
 		return err
 	}
