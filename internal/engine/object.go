@@ -8,7 +8,6 @@ import (
 	"github.com/crio-minimal/crio/internal/fault"
 	"github.com/crio-minimal/crio/internal/monitor"
 	"github.com/crio-minimal/crio/internal/pod"
-	"github.com/crio-minimal/crio/internal/record"
 )
 
 // retry is the one timer that tries a failed stop or teardown again.
@@ -129,7 +128,7 @@ func (c *container) announce(v pod.Container) {
 // commitSandbox is the only way to change a sandbox: step, save, swap, publish. The
 // caller answers its client after it. On an error nothing has changed. A fact counts
 // whether or not the disk takes it.
-func (e *Engine) commitSandbox(s *sandbox, event pod.SandboxEvent, durable record.Durable) error {
+func (e *Engine) commitSandbox(s *sandbox, event pod.SandboxEvent) error {
 	s.committing.Lock()
 	defer s.committing.Unlock()
 	last := s.snapshot()
@@ -140,7 +139,7 @@ func (e *Engine) commitSandbox(s *sandbox, event pod.SandboxEvent, durable recor
 	if next.Phase == pod.SandboxGone {
 		err = e.sandboxRecords.Delete(next.ID)
 	} else {
-		err = e.sandboxRecords.Save(next, durable)
+		err = e.sandboxRecords.Save(next)
 	}
 	if err != nil {
 		if !sandboxFact(event) {

@@ -147,7 +147,7 @@ func (e *Engine) recoverSandbox(s *sandbox) *operation {
 func (e *Engine) lost(s *sandbox, reason error) {
 	id := s.snapshot().ID
 	e.Log.Warn("sandbox is not ready any more", "sandbox", id, "reason", reason)
-	if err := e.commitSandbox(s, pod.SandboxLost{}, false); err != nil {
+	if err := e.commitSandbox(s, pod.SandboxLost{}); err != nil {
 		e.Log.Debug("recovery", "sandbox", id, "reason", err)
 	}
 }

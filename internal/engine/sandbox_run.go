@@ -56,12 +56,19 @@ func (e *Engine) RunSandbox(ctx context.Context, config *cri.PodSandboxConfig, h
 // runSandbox makes the sandbox that the record describes, or undoes what it made of it.
 func (e *Engine) runSandbox(ctx context.Context, op *operation, v pod.Sandbox) (string, error) {
 	if !v.HostNetwork() {
-		// Fail fast: the kubelet retries, and a wait here would only hide the reason.
 		op.stage("cni status")
-		if err := e.Networks.Check(ctx); err != nil {
-			return "", fault.New(fault.Unavailable, "network is not ready: %w", err)
+		var err error
+		if v.Network, err = e.chooseNetwork(ctx); err != nil {
+			return "", err
 		}
 	}
+	sysctls, err := e.sysctls(v)
+	if err != nil {
+		return "", err
+	}
+	// The kernel makes them while the record is written. Without a record nothing is pinned.
+	namespaces := e.makeNamespaces(ctx, v, sysctls)
+	defer namespaces.Discard()
 	op.stage("record")
 	s, err := e.recordSandbox(v)
 	if err != nil {
@@ -69,7 +76,7 @@ func (e *Engine) runSandbox(ctx context.Context, op *operation, v pod.Sandbox) (
 	}
 	// In its queue, so that a removal waits until there is something to remove, or nothing.
 	err = s.queue.wait(func() error {
-		err := e.makeSandbox(ctx, op, s)
+		err := e.makeSandbox(ctx, op, s, namespaces)
 		if err == nil {
 			return nil
 		}
@@ -109,7 +116,7 @@ func (e *Engine) recordSandbox(v pod.Sandbox) (*sandbox, error) {
 		return nil, err
 	}
 	v.ProcessLabel, v.MountLabel = labels.Process, labels.Mount
-	if err := e.sandboxRecords.Save(v, false); err != nil {
+	if err := e.sandboxRecords.Save(v); err != nil {
 		e.Labels.Release(labels)
 		return nil, err
 	}
@@ -118,22 +125,27 @@ func (e *Engine) recordSandbox(v pod.Sandbox) (*sandbox, error) {
 	return s, nil
 }
 
-func (e *Engine) makeSandbox(ctx context.Context, op *operation, s *sandbox) error {
+func (e *Engine) makeSandbox(ctx context.Context, op *operation, s *sandbox, namespaces *netns.Unpinned) error {
 	v := s.snapshot()
+	var onDisk errgroup.Group
+	if !v.HostNetwork() {
+		// Before ADD, since IPAM's own files survive a power cut.
+		onDisk.Go(func() error {
+			err := e.sandboxRecords.Sync(v.ID)
+			sys.Failpoint("network", "recorded")
+			return err
+		})
+	}
 	op.stage("cgroup")
-	if err := e.Cgroups.MakeParents(v.Cgroups); err != nil {
-		return fmt.Errorf("cgroup %s: %w", v.ID, err)
+	err := e.Cgroups.MakeParents(v.Cgroups)
+	if err != nil {
+		err = fmt.Errorf("cgroup %s: %w", v.ID, err)
 	}
 	op.stage("namespaces")
-	sysctls, err := e.sysctls(v)
-	if err != nil {
-		return err
+	if err == nil {
+		err = pinNamespaces(ctx, namespaces, e.Layout.NamespaceDir(v.ID))
 	}
-	// The record of the network reaches the disk while the kernel makes the namespaces.
-	attachment := e.requestNetwork(ctx, s)
-	err = e.makeNamespaces(ctx, v, sysctls)
-	requested, requestErr := attachment()
-	if err := errors.Join(err, requestErr); err != nil {
+	if err := errors.Join(err, onDisk.Wait()); err != nil {
 		return err
 	}
 	// Who needs the files and the counters comes after the network, and ADD leaves a CPU idle.
@@ -148,7 +160,7 @@ func (e *Engine) makeSandbox(ctx context.Context, op *operation, s *sandbox) err
 	var made pod.SandboxMade
 	if !v.HostNetwork() {
 		op.stage("cni add")
-		made.Network, err = e.addNetwork(ctx, v, requested)
+		made.Network, err = e.addNetwork(ctx, v)
 	}
 	op.stage("files")
 	if err := errors.Join(err, beside.Wait()); err != nil {
@@ -164,7 +176,7 @@ func (e *Engine) makeSandbox(ctx context.Context, op *operation, s *sandbox) err
 		}
 	}
 	op.stage("commit")
-	if err := e.commitSandbox(s, made, false); err != nil {
+	if err := e.commitSandbox(s, made); err != nil {
 		return err
 	}
 	select {
@@ -175,53 +187,49 @@ func (e *Engine) makeSandbox(ctx context.Context, op *operation, s *sandbox) err
 	}
 }
 
-func (e *Engine) makeNamespaces(ctx context.Context, v pod.Sandbox, sysctls map[string]string) error {
+// chooseNetwork returns what the pod will be attached to. It fails at once when that cannot
+// be: the kubelet retries, and a wait would only hide the reason.
+func (e *Engine) chooseNetwork(ctx context.Context) (*pod.Network, error) {
+	err := e.Networks.Check(ctx)
+	var chosen network.Attachment
+	if err == nil {
+		chosen, err = e.Networks.Choose(ctx)
+	}
+	if err != nil {
+		return nil, fault.New(fault.Unavailable, "network is not ready: %w", err)
+	}
+	return &pod.Network{Name: chosen.Network, Config: chosen.Config}, nil
+}
+
+// makeNamespaces begins to make those that the pod has for itself.
+func (e *Engine) makeNamespaces(ctx context.Context, v pod.Sandbox, sysctls map[string]string) *netns.Unpinned {
 	private := privateTo(v)
-	err := netns.Create(ctx, e.Layout.NamespaceDir(v.ID), netns.Kinds{
+	return netns.Make(ctx, netns.Kinds{
 		Net: private.Net, IPC: private.IPC, UTS: private.UTS, Users: v.Users(), Holder: e.Pause,
 		Hostname: v.Config.GetHostname(), Sysctls: sysctls,
 	})
+}
+
+func pinNamespaces(ctx context.Context, namespaces *netns.Unpinned, dir string) error {
+	err := namespaces.Pin(ctx, dir)
 	if errors.Is(err, netns.ErrSysctl) {
 		err = fault.As(fault.InvalidArgument, err)
 	}
 	if err != nil {
-		return fmt.Errorf("namespaces %s: %w", v.ID, err)
+		return fmt.Errorf("namespaces in %s: %w", dir, err)
 	}
 	return nil
 }
 
-// requestNetwork begins to record what ADD will be called with, durably, since IPAM's own
-// files survive a power cut. The function that it returns, which has to be called, waits for
-// the end.
-func (e *Engine) requestNetwork(ctx context.Context, s *sandbox) func() (network.Attachment, error) {
-	var chosen network.Attachment
-	var recording errgroup.Group
-	recording.Go(func() (err error) {
-		if s.snapshot().HostNetwork() {
-			return nil
-		}
-		if chosen, err = e.Networks.Choose(ctx); err != nil {
-			return fault.New(fault.Unavailable, "network is not ready: %w", err)
-		}
-		err = e.commitSandbox(s, pod.NetworkRequested{Network: pod.Network{Name: chosen.Network, Config: chosen.Config}}, true)
-		sys.Failpoint("network", "recorded")
-		return err
-	})
-	return func() (network.Attachment, error) {
-		err := recording.Wait()
-		return chosen, err
-	}
-}
-
 // addNetwork calls ADD with what has been recorded.
-func (e *Engine) addNetwork(ctx context.Context, v pod.Sandbox, requested network.Attachment) (*pod.Network, error) {
+func (e *Engine) addNetwork(ctx context.Context, v pod.Sandbox) (*pod.Network, error) {
 	ctx, cancel := context.WithTimeout(ctx, sys.Budget(networkBudget))
 	defer cancel()
-	done, err := e.Networks.Add(ctx, e.networkPod(v), requested)
+	done, err := e.Networks.Add(ctx, e.networkPod(v), attachmentOf(v.Network))
 	if err != nil {
 		return nil, fmt.Errorf("cni add %s: %w", v.ID, err)
 	}
-	return &pod.Network{Name: requested.Network, Config: requested.Config, Result: done.Result, IPs: done.IPs}, nil
+	return &pod.Network{Name: done.Network, Config: done.Config, Result: done.Result, IPs: done.IPs}, nil
 }
 
 // networkPod is the pod as CNI sees it. The network namespace is left out when it

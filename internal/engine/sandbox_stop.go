@@ -63,13 +63,13 @@ func (e *Engine) stopSandbox(ctx context.Context, op *operation, s *sandbox) (er
 	op.stage("record")
 	// From here on it is not ready, whatever goes wrong: no container is made or started in
 	// it, and the client sees that it cannot be used.
-	if err := e.commitSandbox(s, pod.StopRequest{}, false); err != nil {
+	if err := e.commitSandbox(s, pod.StopRequest{}); err != nil {
 		return err
 	}
 	if err := e.quietSandbox(ctx, op, s); err != nil {
 		return err
 	}
-	return e.commitSandbox(s, pod.SandboxStopped{}, false)
+	return e.commitSandbox(s, pod.SandboxStopped{})
 }
 
 // quietSandbox ends the processes, containers first so that their network works to
@@ -162,7 +162,7 @@ func (e *Engine) removeSandbox(ctx context.Context, op *operation, s *sandbox) (
 	}
 	defer func() { s.note(err, func() { e.retrySandbox(s) }) }()
 	if v.Phase != pod.SandboxRemoving {
-		if err := e.commitSandbox(s, pod.SandboxRemoval{}, false); err != nil {
+		if err := e.commitSandbox(s, pod.SandboxRemoval{}); err != nil {
 			return err
 		}
 	}
@@ -182,7 +182,7 @@ func (e *Engine) removeSandbox(ctx context.Context, op *operation, s *sandbox) (
 		return err
 	}
 	op.stage("commit")
-	if err := e.commitSandbox(s, pod.SandboxRemoved{}, false); err != nil {
+	if err := e.commitSandbox(s, pod.SandboxRemoved{}); err != nil {
 		return err
 	}
 	e.index.dropSandbox(s)

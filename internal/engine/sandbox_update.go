@@ -35,7 +35,7 @@ func (e *Engine) UpdateSandbox(ctx context.Context, id string, overhead, resourc
 			if resources != nil {
 				event.Resources = resources
 			}
-			return e.commitSandbox(s, event, false)
+			return e.commitSandbox(s, event)
 		})
 	})
 	return err

@@ -129,7 +129,7 @@ func (e *Engine) pauseEnded(s *sandbox) func(monitor.Exit, error) {
 		e.ended(v.Handler, v.Config.GetLinux().GetCgroupParent(), v.ID, x, err)
 		s.disconnect()
 		close(s.paused)
-		if commitErr := e.commitSandbox(s, pod.SandboxLost{}, false); commitErr != nil {
+		if commitErr := e.commitSandbox(s, pod.SandboxLost{}); commitErr != nil {
 			e.Log.Debug("pause process ended", "sandbox", v.ID, "reason", commitErr)
 		}
 	}

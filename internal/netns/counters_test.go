@@ -34,7 +34,7 @@ func FuzzParseDev(f *testing.F) {
 // TestCounters reads a namespace that nobody is in, beside places that are none.
 func TestCounters(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "ns")
-	if err := Create(t.Context(), dir, Kinds{Net: true}); err != nil {
+	if err := Make(t.Context(), Kinds{Net: true}).Pin(t.Context(), dir); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

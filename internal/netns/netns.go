@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -57,47 +58,95 @@ func (k Kinds) list() []kind {
 	return all
 }
 
-// Create makes the namespaces and pins each by a bind mount on <dir>/<kind>. What
-// an earlier call pinned there is replaced. On an error Remove undoes what there is.
-func Create(ctx context.Context, dir string, k Kinds) error {
+// Unpinned are namespaces that are being made, or are made. Nothing but a thread of this
+// process keeps them, so that nothing is left of them when it is killed. Whoever has them
+// calls Pin or Discard, which end the thread.
+type Unpinned struct {
+	dir  chan string // where to pin them; closed: nowhere
+	once sync.Once   // closes it
+	done chan struct{}
+	err  error // before done is closed the thread's
+}
+
+// Make begins to make namespaces and does not wait; Pin says how it went.
+func Make(ctx context.Context, k Kinds) *Unpinned {
+	u := &Unpinned{dir: make(chan string), done: make(chan struct{})}
+	go func() {
+		defer close(u.done)
+		u.err = onThread(ctx, func() error { return u.make(k) })
+	}()
+	return u
+}
+
+// Pin keeps each namespace, once it is made, by a bind mount on <dir>/<kind>. What was
+// pinned there before is replaced. On an error Remove undoes what there is.
+func (u *Unpinned) Pin(ctx context.Context, dir string) error {
+	defer u.Discard()
 	if err := Remove(ctx, dir); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	return onThread(ctx, func() error {
-		if err := leave(dir, k); err != nil {
-			return err
-		}
-		if err := setUp(k); err != nil {
-			return err
-		}
-		sys.Failpoint("namespaces", "set up")
-		for _, c := range k.list() {
-			if err := pin(filepath.Join(dir, c.name), c.name); err != nil {
-				return err
-			}
-			sys.Failpoint("namespaces", "one pinned")
-		}
-		return nil
-	})
+	select {
+	case u.dir <- dir:
+	case <-u.done:
+	}
+	<-u.done
+	return u.err
 }
 
-// leave takes this thread into new namespaces. The user namespace it does not enter,
-// which a process with more threads than one cannot; it pins it.
-func leave(dir string, k Kinds) error {
+// Discard returns when the thread keeps no namespace. It is idempotent.
+func (u *Unpinned) Discard() {
+	u.once.Do(func() { close(u.dir) })
+	<-u.done
+}
+
+// make runs on a thread of its own.
+func (u *Unpinned) make(k Kinds) error {
+	users, err := leave(k)
+	if err != nil {
+		return err
+	}
+	if users != nil {
+		defer users.Close()
+	}
+	if err := setUp(k); err != nil {
+		return err
+	}
+	sys.Failpoint("namespaces", "set up")
+	dir, ok := <-u.dir
+	if !ok {
+		return nil
+	}
+	if users != nil {
+		if err := pinFrom(fmt.Sprintf("/proc/self/fd/%d", users.Fd()), filepath.Join(dir, "user")); err != nil {
+			return err
+		}
+	}
+	for _, c := range k.list() {
+		if err := pin(filepath.Join(dir, c.name), c.name); err != nil {
+			return err
+		}
+		sys.Failpoint("namespaces", "one pinned")
+	}
+	return nil
+}
+
+// leave takes this thread into new namespaces. The user namespace, if there is a new one,
+// it does not enter, which a process with more threads than one cannot: it opens it.
+func leave(k Kinds) (users *os.File, err error) {
 	flags := 0
 	for _, c := range k.list() {
 		flags |= c.flag
 	}
 	if !k.Users.Private() {
 		if err := unix.Unshare(flags); err != nil {
-			return fmt.Errorf("unshare: %w", err)
+			return nil, fmt.Errorf("unshare: %w", err)
 		}
-		return nil
+		return nil, nil
 	}
-	return leaveWithUsers(dir, k, flags)
+	return leaveWithUsers(k, flags)
 }
 
 // pin keeps a namespace of this thread alive without a process.

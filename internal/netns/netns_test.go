@@ -35,7 +35,7 @@ func mounts(t *testing.T) string {
 	return string(data)
 }
 
-func TestCreatePinsWhatItMakesAndRemoveLeavesNothing(t *testing.T) {
+func TestPinKeepsWhatWasMadeAndRemoveLeavesNothing(t *testing.T) {
 	before := mounts(t)
 	dir := filepath.Join(t.TempDir(), "ns")
 	k := Kinds{Net: true, IPC: true, UTS: true, Hostname: "inside", Sysctls: map[string]string{
@@ -43,7 +43,7 @@ func TestCreatePinsWhatItMakesAndRemoveLeavesNothing(t *testing.T) {
 	}}
 	// Twice: the second call has to replace what the first pinned.
 	for range 2 {
-		if err := Create(context.Background(), dir, k); err != nil {
+		if err := Make(context.Background(), k).Pin(context.Background(), dir); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -80,10 +80,10 @@ func TestCreatePinsWhatItMakesAndRemoveLeavesNothing(t *testing.T) {
 	}
 }
 
-func TestCreateFailsCleanlyOnARefusedSysctl(t *testing.T) {
+func TestPinTellsOfARefusedSysctl(t *testing.T) {
 	before := mounts(t)
 	dir := filepath.Join(t.TempDir(), "ns")
-	err := Create(context.Background(), dir, Kinds{Net: true, Sysctls: map[string]string{"net.ipv4.ip_unprivileged_port_start": "no"}})
+	err := Make(context.Background(), Kinds{Net: true, Sysctls: map[string]string{"net.ipv4.ip_unprivileged_port_start": "no"}}).Pin(context.Background(), dir)
 	if err == nil || !strings.Contains(err.Error(), "ip_unprivileged_port_start") {
 		t.Errorf("got %v", err)
 	}
@@ -93,6 +93,45 @@ func TestCreateFailsCleanlyOnARefusedSysctl(t *testing.T) {
 	if mounts(t) != before {
 		t.Error("mounts are left")
 	}
+}
+
+// Namespaces that nobody pins go with their thread: discarded, with a directory that cannot
+// be made, or with a context that has ended.
+func TestNothingIsLeftOfWhatWasNotPinned(t *testing.T) {
+	before, threads := mounts(t), len(glob(t, "/proc/self/task/*"))
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 40 {
+		u := Make(t.Context(), Kinds{Net: true, UTS: true, Hostname: "inside"})
+		u.Discard()
+		u.Discard()
+		if err := Make(t.Context(), Kinds{UTS: true}).Pin(t.Context(), file); !errors.Is(err, unix.ENOTDIR) {
+			t.Errorf("pinned in a file: %v", err)
+		}
+		if err := Make(ended, Kinds{UTS: true}).Pin(t.Context(), filepath.Join(filepath.Dir(file), "ns")); !errors.Is(err, context.Canceled) {
+			t.Errorf("pinned what nobody wants: %v", err)
+		}
+	}
+	if after := mounts(t); after != before {
+		t.Errorf("mounts are left:\n%s", after)
+	}
+	// Go starts some of its own.
+	if now := len(glob(t, "/proc/self/task/*")); now > threads+20 {
+		t.Errorf("%d threads after %d", now, threads)
+	}
+}
+
+func glob(t *testing.T, pattern string) []string {
+	t.Helper()
+	found, err := filepath.Glob(pattern)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
 }
 
 func TestPinnedIsNotFooledByALeftFile(t *testing.T) {

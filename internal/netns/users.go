@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -15,15 +14,17 @@ import (
 )
 
 // leaveWithUsers makes a user namespace with the others in it.
-func leaveWithUsers(dir string, k Kinds, flags int) error {
-	return withUsers(k.Holder, k.Users, flags, func(of string) error {
+func leaveWithUsers(k Kinds, flags int) (users *os.File, err error) {
+	err = withUsers(k.Holder, k.Users, flags, func(of string) (err error) {
 		for _, c := range k.list() {
 			if err := enter(of+c.name, c.flag); err != nil {
 				return fmt.Errorf("enter %s namespace: %w", c.name, err)
 			}
 		}
-		return pinFrom(of+"user", filepath.Join(dir, "user"))
+		users, err = os.Open(of + "user")
+		return err
 	})
+	return users, err
 }
 
 // OpenUsers makes a user namespace that ends with its descriptor. holder is as in Kinds.

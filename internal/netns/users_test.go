@@ -31,7 +31,7 @@ func TestCreateInAUserNamespace(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if err := Create(t.Context(), dir, k); err != nil {
+		if err := Make(t.Context(), k).Pin(t.Context(), dir); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -62,7 +62,7 @@ func TestCreateInAUserNamespace(t *testing.T) {
 		t.Errorf("mounts are left:\n%s", after)
 	}
 	k.Holder = "/absent"
-	if err := Create(t.Context(), dir, k); err == nil || !strings.Contains(err.Error(), "/absent") {
+	if err := Make(t.Context(), k).Pin(t.Context(), dir); err == nil || !strings.Contains(err.Error(), "/absent") {
 		t.Errorf("without the program: %v", err)
 	}
 	if err := Remove(t.Context(), dir); err != nil {

@@ -21,8 +21,6 @@ type SandboxEvent interface{ sandboxEvent() }
 
 // The events of a sandbox.
 type (
-	// NetworkRequested is committed, durably, before CNI ADD begins.
-	NetworkRequested struct{ Network Network }
 	// SandboxMade ends RunPodSandbox.
 	SandboxMade struct {
 		Network *Network
@@ -42,7 +40,6 @@ type (
 	SandboxRemoved struct{}
 )
 
-func (NetworkRequested) sandboxEvent() {}
 func (SandboxMade) sandboxEvent()      {}
 func (StopRequest) sandboxEvent()      {}
 func (SandboxStopped) sandboxEvent()   {}
@@ -54,11 +51,6 @@ func (SandboxRemoved) sandboxEvent()   {}
 // Step returns the sandbox after the event, or a *TransitionError.
 func (s Sandbox) Step(event SandboxEvent) (Sandbox, error) {
 	switch e := event.(type) {
-	case NetworkRequested:
-		if s.Phase == SandboxCreating {
-			s.Network = &e.Network
-			return s, nil
-		}
 	case SandboxMade:
 		if s.Phase == SandboxCreating {
 			s.Phase, s.Network, s.Pause = SandboxReady, e.Network, e.Pause

@@ -19,13 +19,13 @@ func TestSandboxStepExhaustively(t *testing.T) {
 		{SandboxCreating, false}, {SandboxReady, false}, {SandboxNotReady, false}, {SandboxNotReady, true}, {SandboxRemoving, true}, {SandboxGone, true},
 	}
 	events := map[string]SandboxEvent{
-		"network": NetworkRequested{}, "made": SandboxMade{}, "stop": StopRequest{}, "stopped": SandboxStopped{},
+		"made": SandboxMade{}, "stop": StopRequest{}, "stopped": SandboxStopped{},
 		"lost": SandboxLost{}, "resources": SandboxResources{},
 		"removal": SandboxRemoval{}, "removed": SandboxRemoved{},
 	}
-	creating, ready, notReady, removing, gone := string(SandboxCreating), string(SandboxReady), string(SandboxNotReady), string(SandboxRemoving), string(SandboxGone)
+	ready, notReady, removing, gone := string(SandboxReady), string(SandboxNotReady), string(SandboxRemoving), string(SandboxGone)
 	legal := map[state]map[string]string{
-		{SandboxCreating, false}: {"network": creating, "made": ready, "removal": removing},
+		{SandboxCreating, false}: {"made": ready, "removal": removing},
 		{SandboxReady, false}:    {"stop": notReady, "lost": notReady, "resources": ready, "removal": removing},
 		{SandboxNotReady, false}: {"stop": notReady, "lost": notReady, "resources": notReady, "removal": removing},
 		{SandboxNotReady, true}:  {"stop": notReady, "stopped": notReady, "lost": notReady, "resources": notReady, "removal": removing},

@@ -35,8 +35,8 @@ var errNoConfig = errors.New("the record has no config")
 // Sandboxes are the records of the sandboxes.
 type Sandboxes struct{ *Dir }
 
-// Save writes the sandbox; durable where the next step is CNI ADD.
-func (s Sandboxes) Save(value pod.Sandbox, durable Durable) error {
+// Save writes the sandbox. CNI ADD wants it synced: IPAM's own files survive a power cut.
+func (s Sandboxes) Save(value pod.Sandbox) error {
 	body := sandboxBody{Sandbox: value}
 	err := errors.Join(
 		marshal(&body.Config, value.Config), marshal(&body.Overhead, value.Overhead), marshal(&body.Resources, value.Resources),
@@ -44,7 +44,7 @@ func (s Sandboxes) Save(value pod.Sandbox, durable Durable) error {
 	if err != nil {
 		return fmt.Errorf("record %s: %w", value.ID, err)
 	}
-	return s.Dir.Save(value.ID, body, durable)
+	return s.Dir.Save(value.ID, body)
 }
 
 // LoadAll returns every sandbox that can be read, and those that cannot. One of which a
@@ -86,8 +86,8 @@ func decodeSandbox(id string, data []byte) (sandboxBody, error) {
 // Containers are the records of the containers.
 type Containers struct{ *Dir }
 
-// Save writes the container. It is never durable: Kubernetes does not reuse a
-// container's layer after a crash of the node, so there is nothing to protect.
+// Save writes the container. Nobody syncs it: Kubernetes does not reuse a container's
+// layer after a crash of the node, so there is nothing to protect.
 func (c Containers) Save(value pod.Container) error {
 	body := containerBody{Container: value}
 	err := errors.Join(
@@ -97,7 +97,7 @@ func (c Containers) Save(value pod.Container) error {
 	if err != nil {
 		return fmt.Errorf("record %s: %w", value.ID, err)
 	}
-	return c.Dir.Save(value.ID, body, false)
+	return c.Dir.Save(value.ID, body)
 }
 
 // LoadAll returns every container that can be read, and those that cannot.
@@ -113,7 +113,7 @@ func (c Containers) LoadAll() ([]pod.Container, []Broken, error) {
 	return all, broken, err
 }
 
-// never: no container's record is durable.
+// never: no container's record is synced.
 func never(string) bool { return false }
 
 func decodeContainer(id string, data []byte) (containerBody, error) {

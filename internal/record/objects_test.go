@@ -112,15 +112,20 @@ func TestSandboxRoundTrip(t *testing.T) {
 	for name, value := range map[string]pod.Sandbox{
 		"full": full, "smallest": {ID: pod.NewID(), Config: &cri.PodSandboxConfig{}},
 	} {
-		for _, durable := range []Durable{false, true} {
+		for _, synced := range []bool{false, true} {
 			root := t.TempDir()
 			// The second save replaces the first.
 			old := value
 			old.Phase, old.Config = pod.SandboxCreating, &cri.PodSandboxConfig{Hostname: "old"}
 			s := Sandboxes{open(t, root, "pods")}
 			for _, v := range []pod.Sandbox{old, value} {
-				if err := s.Save(v, durable); err != nil {
+				if err := s.Save(v); err != nil {
 					t.Fatal(err)
+				}
+				if synced {
+					if err := s.Sync(v.ID); err != nil {
+						t.Fatal(err)
+					}
 				}
 			}
 			all, broken := loadSandboxes(t, root)
@@ -188,7 +193,7 @@ func TestUnknownFieldsSurvive(t *testing.T) {
 	body["Config"] = json.RawMessage(strings.Replace(string(config), "{", `{"fieldOf2030":{"a":1},`, 1))
 	body["Handler"] = json.RawMessage(strings.Replace(string(body["Handler"]), "{", `{"fieldOf2031":[2],`, 1))
 	body["Network"] = json.RawMessage(strings.Replace(string(body["Network"]), "{", `{"fieldOf2032":3,`, 1))
-	if err := d.Save(value.ID, body, false); err != nil {
+	if err := d.Save(value.ID, body); err != nil {
 		t.Fatal(err)
 	}
 	newer := strings.Replace(readRecord(t, d, value.ID), `"version":1`, `"version":7`, 1)
@@ -202,7 +207,7 @@ func TestUnknownFieldsSurvive(t *testing.T) {
 			t.Fatalf("loaded %+v, %v, %v", all, broken, err)
 		}
 		all[0].Phase, all[0].Network = phase, nil
-		if err := s.Save(all[0], false); err != nil {
+		if err := s.Save(all[0]); err != nil {
 			t.Fatal(err)
 		}
 		file := readRecord(t, d, value.ID)
@@ -220,7 +225,7 @@ func TestUnknownFieldsSurvive(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := Sandboxes{open(t, root, "pods")}
-	if err := s.Save(value, false); err != nil {
+	if err := s.Save(value); err != nil {
 		t.Fatal(err)
 	}
 	if file := readRecord(t, d, value.ID); strings.Contains(file, "Later") {
@@ -232,7 +237,7 @@ func TestDeleteForgetsUnknownFields(t *testing.T) {
 	root := t.TempDir()
 	value := fullSandbox()
 	s := Sandboxes{open(t, root, "pods")}
-	if err := s.Dir.Save(value.ID, map[string]any{"ID": value.ID, "Config": map[string]any{}, "Later": 1}, false); err != nil {
+	if err := s.Dir.Save(value.ID, map[string]any{"ID": value.ID, "Config": map[string]any{}, "Later": 1}); err != nil {
 		t.Fatal(err)
 	}
 	if _, broken, err := s.LoadAll(never); err != nil || len(broken) > 0 {
@@ -247,7 +252,7 @@ func TestDeleteForgetsUnknownFields(t *testing.T) {
 	if all, broken := loadSandboxes(t, root); len(all)+len(broken) > 0 {
 		t.Errorf("after the removal: %+v, %v", all, broken)
 	}
-	if err := s.Save(value, false); err != nil {
+	if err := s.Save(value); err != nil {
 		t.Fatal(err)
 	}
 	if file := readRecord(t, s.Dir, value.ID); strings.Contains(file, "Later") {
@@ -276,13 +281,13 @@ func TestRecordsFromBeforeUpdates(t *testing.T) {
 		if err := dir.Delete(id); err != nil {
 			t.Fatal(err)
 		}
-		if err := dir.Save(id, body, false); err != nil {
+		if err := dir.Save(id, body); err != nil {
 			t.Fatal(err)
 		}
 	}
 	root := t.TempDir()
 	s, c := Sandboxes{open(t, root, "pods")}, Containers{open(t, root, "containers")}
-	if err := errors.Join(s.Save(box, false), c.Save(container)); err != nil {
+	if err := errors.Join(s.Save(box), c.Save(container)); err != nil {
 		t.Fatal(err)
 	}
 	without(s.Dir, box.ID)
@@ -333,7 +338,7 @@ func TestEmptyRecordGivesWayToTheOneBeforeTheNetwork(t *testing.T) {
 		before := fullSandbox()
 		after := before
 		after.Phase = pod.SandboxReady
-		if err := errors.Join(s.Save(before, true), s.Save(after, false), os.Truncate(filepath.Join(root, "pods", before.ID), 0)); err != nil {
+		if err := errors.Join(s.Save(before), s.Sync(before.ID), s.Save(after), os.Truncate(filepath.Join(root, "pods", before.ID), 0)); err != nil {
 			t.Fatal(err)
 		}
 		all, broken, err := Sandboxes{open(t, root, "pods")}.LoadAll(func(id string) bool { return dead && id == before.ID })
@@ -359,7 +364,7 @@ func TestSecondNameOfWhatIsNoRecordAnyMoreIsRemoved(t *testing.T) {
 	root := t.TempDir()
 	s := Sandboxes{open(t, root, "pods")}
 	box := fullSandbox()
-	if err := errors.Join(s.Save(box, true), os.Remove(filepath.Join(root, "pods", box.ID))); err != nil {
+	if err := errors.Join(s.Save(box), s.Sync(box.ID), os.Remove(filepath.Join(root, "pods", box.ID))); err != nil {
 		t.Fatal(err)
 	}
 	if all, broken := loadSandboxes(t, root); len(all)+len(broken) > 0 {

@@ -55,8 +55,8 @@ type envelope struct {
 // called concurrently for different IDs; the caller orders those for one ID.
 type Dir struct {
 	path, quarantine string
-	// synced has, by ID, what Save has put on the disk durably, under a second name: a file
-	// that replaces it unsynced may be empty after a power cut (so on XFS, and on ext4 with
+	// synced has, by ID, what Sync has put on the disk, under a second name: a file that
+	// replaces it may be empty after a power cut (so on XFS, and on ext4 with
 	// noauto_da_alloc). Names reach the disk in the order in which they are made.
 	synced string
 
@@ -76,11 +76,9 @@ func Open(path, quarantine string) (*Dir, error) {
 	return &Dir{path: path, quarantine: quarantine, synced: path + ".synced", unknown: map[string]json.RawMessage{}}, nil
 }
 
-// Durable asks Save for an fsync of the file and of its directory.
-type Durable bool
-
 // Save replaces the record of id by new-then-rename. body must marshal to a JSON object.
-func (d *Dir) Save(id string, body any, durable Durable) error {
+// A power cut may take it back, or empty it.
+func (d *Dir) Save(id string, body any) error {
 	raw, err := json.Marshal(body)
 	if err != nil {
 		return fmt.Errorf("record %s: %w", id, err)
@@ -95,29 +93,35 @@ func (d *Dir) Save(id string, body any, durable Durable) error {
 	if len(data) > maxSize {
 		return fmt.Errorf("record %s: %d bytes are more than the %d that would be read again", id, len(data), maxSize)
 	}
-	write := sys.WriteFile
-	if durable {
-		write = d.writeSynced
-	}
-	if err := write(filepath.Join(d.path, id), data, 0o600); err != nil {
+	if err := sys.WriteFile(filepath.Join(d.path, id), data, 0o600); err != nil {
 		return fmt.Errorf("record %s: %w", id, err)
 	}
 	sys.Failpoint("record", "saved")
 	return nil
 }
 
-func (d *Dir) writeSynced(path string, data []byte, perm fs.FileMode) error {
-	if err := sys.WriteFileSync(path, data, perm); err != nil {
-		return err
+// Sync returns when what Save wrote last of id is on the disk. LoadAll finds it then, or
+// what was saved after it.
+func (d *Dir) Sync(id string) error {
+	path, second := filepath.Join(d.path, id), filepath.Join(d.synced, id)
+	err := sys.Sync(path)
+	if err == nil {
+		err = os.MkdirAll(d.synced, 0o700)
 	}
-	if err := os.MkdirAll(d.synced, 0o700); err != nil {
-		return err
+	if err == nil {
+		err = os.Remove(second)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
 	}
-	second := filepath.Join(d.synced, filepath.Base(path))
-	if err := os.Remove(second); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	if err == nil {
+		err = os.Link(path, second)
 	}
-	return os.Link(path, second)
+	if err != nil {
+		return fmt.Errorf("record %s: %w", id, err)
+	}
+	sys.Failpoint("record", "synced")
+	return nil
 }
 
 // Delete removes the record; nil when there is none.
@@ -137,7 +141,7 @@ func (d *Dir) Delete(id string) error {
 // LoadAll calls decode with each record's body. A record that cannot be read,
 // whose checksum is wrong or that decode refuses goes to the quarantine and is
 // returned, with those that are there already; the error is for the directory itself.
-// In place of an empty one of which dead says that nothing can run, its durable
+// In place of an empty one of which dead says that nothing can run, its synced
 // predecessor is decoded, if there is one.
 func (d *Dir) LoadAll(dead func(id string) bool, decode func(id string, body []byte) (known any, err error)) ([]Broken, error) {
 	entries, err := os.ReadDir(d.path)

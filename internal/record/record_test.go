@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -36,7 +35,7 @@ func writeRecord(t *testing.T, d *Dir, id, text string) {
 
 func save(t *testing.T, root string, value pod.Sandbox) {
 	t.Helper()
-	if err := (Sandboxes{open(t, root, "pods")}).Save(value, false); err != nil {
+	if err := (Sandboxes{open(t, root, "pods")}).Save(value); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -251,29 +250,27 @@ func TestASaveThatFailsLosesNothing(t *testing.T) {
 		"full":      {func(string) error { return nil }, unix.ENOSPC},
 		"read-only": {func(path string) error { return unix.Mount("", path, "", unix.MS_REMOUNT|unix.MS_RDONLY, "") }, unix.EROFS},
 	} {
-		for _, durable := range []Durable{false, true} {
-			t.Run(fmt.Sprint(name, durable), func(t *testing.T) {
-				root := t.TempDir()
-				mountTmpfs(t, filepath.Join(root, "pods"))
-				save(t, root, v)
-				if err := c.spoil(filepath.Join(root, "pods")); err != nil {
-					t.Fatal(err)
-				}
-				s := Sandboxes{open(t, root, "pods")}
-				if err := s.Save(larger, durable); !errors.Is(err, c.want) || !strings.Contains(err.Error(), v.ID) {
-					t.Errorf("the save gave %v", err)
-				}
-				other := larger
-				other.ID = pod.NewID()
-				if err := s.Save(other, durable); !errors.Is(err, c.want) {
-					t.Errorf("the save of a new one gave %v", err)
-				}
-				if entries, err := os.ReadDir(s.path); err != nil || len(entries) != 1 {
-					t.Errorf("the directory holds %v, %v", entries, err)
-				}
-				wantLoaded(t, root, []pod.Sandbox{v})
-			})
-		}
+		t.Run(name, func(t *testing.T) {
+			root := t.TempDir()
+			mountTmpfs(t, filepath.Join(root, "pods"))
+			save(t, root, v)
+			if err := c.spoil(filepath.Join(root, "pods")); err != nil {
+				t.Fatal(err)
+			}
+			s := Sandboxes{open(t, root, "pods")}
+			if err := s.Save(larger); !errors.Is(err, c.want) || !strings.Contains(err.Error(), v.ID) {
+				t.Errorf("the save gave %v", err)
+			}
+			other := larger
+			other.ID = pod.NewID()
+			if err := s.Save(other); !errors.Is(err, c.want) {
+				t.Errorf("the save of a new one gave %v", err)
+			}
+			if entries, err := os.ReadDir(s.path); err != nil || len(entries) != 1 {
+				t.Errorf("the directory holds %v, %v", entries, err)
+			}
+			wantLoaded(t, root, []pod.Sandbox{v})
+		})
 	}
 }
 
@@ -304,7 +301,7 @@ func TestSaveRefusesWhatIsTooLarge(t *testing.T) {
 	save(t, root, v)
 	larger := v
 	larger.Config = &cri.PodSandboxConfig{Hostname: strings.Repeat("h", maxSize)}
-	if err := (Sandboxes{open(t, root, "pods")}).Save(larger, false); err == nil {
+	if err := (Sandboxes{open(t, root, "pods")}).Save(larger); err == nil {
 		t.Error("a record was written that cannot be loaded")
 	}
 	wantLoaded(t, root, []pod.Sandbox{v})
@@ -344,7 +341,7 @@ func TestConcurrentUse(t *testing.T) {
 		}
 		work.Go(func() {
 			for range 10 {
-				if err := s.Save(v, false); err != nil {
+				if err := s.Save(v); err != nil {
 					t.Error(err)
 				}
 			}

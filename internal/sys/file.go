@@ -63,15 +63,19 @@ func replace(path string, data []byte, perm fs.FileMode, sync bool) (err error) 
 	if err = os.Rename(temp, path); err != nil || !sync {
 		return err
 	}
-	return syncDir(dir)
+	return syncOne(dir)
 }
 
-func syncDir(path string) error {
-	d, err := os.Open(path)
+// Sync returns when a file that WriteFile wrote has reached the disk: content first, then
+// the name.
+func Sync(path string) error { return errors.Join(syncOne(path), syncOne(filepath.Dir(path))) }
+
+func syncOne(path string) error {
+	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
-	return errors.Join(d.Sync(), d.Close())
+	return errors.Join(f.Sync(), f.Close())
 }
 
 // AppendFile appends what is in a file of the kernel's, one that never makes a reader

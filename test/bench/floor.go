@@ -135,7 +135,7 @@ func (f *floor) prepare(ctx context.Context, name string, command []string) (_ *
 		}
 	}()
 	namespaces := filepath.Join(p.bundle, "ns")
-	if err := netns.Create(ctx, namespaces, netns.Kinds{Net: true, IPC: true, UTS: true, Hostname: "bench"}); err != nil {
+	if err := netns.Make(ctx, netns.Kinds{Net: true, IPC: true, UTS: true, Hostname: "bench"}).Pin(ctx, namespaces); err != nil {
 		return nil, err
 	}
 	leave, err := podCgroup(p.daemon.tree, p.parent())
