@@ -55,20 +55,19 @@ func (e *Engine) RunSandbox(ctx context.Context, config *cri.PodSandboxConfig, h
 
 // runSandbox makes the sandbox that the record describes, or undoes what it made of it.
 func (e *Engine) runSandbox(ctx context.Context, op *operation, v pod.Sandbox) (string, error) {
-	if !v.HostNetwork() {
-		op.stage("cni status")
-		var err error
-		if v.Network, err = e.chooseNetwork(ctx); err != nil {
-			return "", err
-		}
-	}
 	sysctls, err := e.sysctls(v)
 	if err != nil {
 		return "", err
 	}
-	// The kernel makes them while the record is written. Without a record nothing is pinned.
+	// The kernel makes them meanwhile. Nothing is pinned before it is recorded.
 	namespaces := e.makeNamespaces(ctx, v, sysctls)
 	defer namespaces.Discard()
+	if !v.HostNetwork() {
+		op.stage("cni status")
+		if v.Network, err = e.chooseNetwork(ctx); err != nil {
+			return "", err
+		}
+	}
 	op.stage("record")
 	s, err := e.recordSandbox(v)
 	if err != nil {
@@ -190,11 +189,7 @@ func (e *Engine) makeSandbox(ctx context.Context, op *operation, s *sandbox, nam
 // chooseNetwork returns what the pod will be attached to. It fails at once when that cannot
 // be: the kubelet retries, and a wait would only hide the reason.
 func (e *Engine) chooseNetwork(ctx context.Context) (*pod.Network, error) {
-	err := e.Networks.Check(ctx)
-	var chosen network.Attachment
-	if err == nil {
-		chosen, err = e.Networks.Choose(ctx)
-	}
+	chosen, err := e.Networks.Choose(ctx)
 	if err != nil {
 		return nil, fault.New(fault.Unavailable, "network is not ready: %w", err)
 	}

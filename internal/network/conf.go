@@ -24,6 +24,10 @@ type loaded struct {
 	err    error
 }
 
+func (l *loaded) attachment() Attachment {
+	return Attachment{Network: l.list.Name, Config: l.config}
+}
+
 // current returns the configuration as it is on disk now. There is no watch that
 // could be lost with a directory that is replaced: a look costs a few stats, and the
 // files are read only when they differ.

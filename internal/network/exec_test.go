@@ -126,7 +126,7 @@ func TestPluginOutput(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newScript(t, c.script)
-			a, err := s.Choose(t.Context())
+			a, err := s.unasked()
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -211,13 +211,16 @@ func TestHangingPluginIsKilled(t *testing.T) {
 		"ADD": func(ctx context.Context, s *site, a Attachment) error { _, err := s.Add(ctx, pod(), a); return err },
 		"DEL": func(ctx context.Context, s *site, a Attachment) error { return s.Del(ctx, pod(), a) },
 		// It has a deadline of its own, so that its caller's does not matter.
-		"STATUS": func(ctx context.Context, s *site, _ Attachment) error { return s.Check(context.WithoutCancel(ctx)) },
+		"STATUS": func(ctx context.Context, s *site, _ Attachment) error {
+			_, err := s.Choose(context.WithoutCancel(ctx))
+			return err
+		},
 	} {
 		t.Run(verb, func(t *testing.T) {
 			s := newScript(t, hang)
 			s.write(t, "verb", verb)
 			fifo := s.fifo(t)
-			a, err := s.Choose(t.Context())
+			a, err := s.unasked()
 			if err != nil {
 				t.Fatal(err)
 			}

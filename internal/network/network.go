@@ -94,16 +94,6 @@ type Attachment struct {
 	IPs []string
 }
 
-// Choose returns the network that a pod would be attached to now, so that it can
-// be recorded before Add. The error says what is wrong and where.
-func (n *Network) Choose(context.Context) (Attachment, error) {
-	l, err := n.current()
-	if err != nil {
-		return Attachment{}, err
-	}
-	return Attachment{Network: l.list.Name, Config: l.config}, nil
-}
-
 // Add attaches the pod as Choose said. After an error something may be attached:
 // the caller calls Del.
 func (n *Network) Add(ctx context.Context, p Pod, a Attachment) (Attachment, error) {

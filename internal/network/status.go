@@ -75,21 +75,25 @@ func (n *Network) told(grace time.Duration) error {
 	return s.err
 }
 
-// Check returns nil when a pod can be attached now. It waits for the plugins' answer.
-func (n *Network) Check(ctx context.Context) error {
+// Choose returns the network that a pod can be attached to now, so that it can be recorded
+// before Add. It waits for the plugins' answer. The error says what is wrong and where.
+func (n *Network) Choose(ctx context.Context) (Attachment, error) {
 	l, err := n.current()
 	if err != nil {
-		return err
+		return Attachment{}, err
 	}
 	for {
 		if s := n.status.Load(); s.fresh(l) {
-			return s.err
+			if s.err != nil {
+				return Attachment{}, s.err
+			}
+			return l.attachment(), nil
 		}
 		answered, _ := n.ask(l)
 		select {
 		case <-answered: // or another configuration's answer
 		case <-ctx.Done():
-			return fmt.Errorf("network %s (%s): its STATUS: %w", l.list.Name, l.file, ctx.Err())
+			return Attachment{}, fmt.Errorf("network %s (%s): its STATUS: %w", l.list.Name, l.file, ctx.Err())
 		}
 	}
 }

@@ -25,7 +25,7 @@ func TestStatus(t *testing.T) {
 	calls := func() int { return strings.Count(s.read(t, "calls"), "STATUS") }
 	ready := func(reason string, called int) {
 		t.Helper()
-		err := s.Check(t.Context())
+		_, err := s.Choose(t.Context())
 		if (err == nil) != (reason == "") || (err != nil && !strings.Contains(err.Error(), reason)) {
 			t.Errorf("got %v, want %q", err, reason)
 		}
@@ -75,7 +75,7 @@ func TestReadersDoNotWaitForAPluginThatHangs(t *testing.T) {
 	if took := time.Since(begun); took > statusTime/2 {
 		t.Errorf("100 readers took %s", took)
 	}
-	if err := s.Check(t.Context()); err == nil || !strings.Contains(err.Error(), "says it is not ready") {
+	if _, err := s.Choose(t.Context()); err == nil || !strings.Contains(err.Error(), "says it is not ready") {
 		t.Errorf("who waits is told %v", err)
 	}
 	if calls := strings.Count(s.read(t, "calls"), "STATUS"); calls != 2 {
@@ -146,7 +146,7 @@ func TestPluginsThatFlapAreGivenTime(t *testing.T) {
 	told("not ready any more", true)
 	s.ages(15 * time.Second)
 	told("for 15 s", true)
-	if err := s.Check(t.Context()); err == nil || !strings.Contains(err.Error(), "restarting") {
+	if _, err := s.Choose(t.Context()); err == nil || !strings.Contains(err.Error(), "restarting") {
 		t.Errorf("a pod is to be attached: %v", err)
 	}
 	s.ages(61 * time.Second)

@@ -58,7 +58,8 @@ func Check(ctx context.Context, n Node) []Line {
 		r := n.Runtimes[name]
 		lines = append(lines, verdict("runtime "+name, r.Version, r.Err, "install it, or set runtime_path of its handler"))
 	}
-	lines = append(lines, verdict("cni", "a pod can be attached", n.Networks.Check(ctx), "Debian: apt-get install containernetworking-plugins; then put a .conflist into network_dir"))
+	_, err := n.Networks.Choose(ctx)
+	lines = append(lines, verdict("cni", "a pod can be attached", err, "Debian: apt-get install containernetworking-plugins; then put a .conflist into network_dir"))
 	for _, dir := range []string{n.Root, n.StateDir, n.RunDir} {
 		lines = append(lines, space(dir))
 	}

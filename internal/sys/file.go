@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -66,9 +67,12 @@ func replace(path string, data []byte, perm fs.FileMode, sync bool) (err error) 
 	return syncOne(dir)
 }
 
-// Sync returns when a file that WriteFile wrote has reached the disk: content first, then
-// the name.
-func Sync(path string) error { return errors.Join(syncOne(path), syncOne(filepath.Dir(path))) }
+// Sync returns when a file that WriteFile wrote has reached the disk, with its name.
+func Sync(path string) error {
+	var dir errgroup.Group // at once: one commit of the file system's journal does for both
+	dir.Go(func() error { return syncOne(filepath.Dir(path)) })
+	return errors.Join(syncOne(path), dir.Wait())
+}
 
 func syncOne(path string) error {
 	f, err := os.Open(path)
