@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -371,7 +372,7 @@ func TestBrokenRecordIsSetAside(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(path, good[:len(good)/2], 0o600); err != nil {
+	if err := os.WriteFile(path, slices.Concat(good[:len(good)-9], []byte("garbled\n")), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	n.start()

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -62,7 +63,7 @@ func TestStatusTellsWhatIsWrong(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Truncate(record, 100); err != nil {
+	if err := os.WriteFile(record, slices.Concat(good[:len(good)-9], []byte("garbled\n")), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	n.reconfigure(`plugin_dirs = ["/usr/lib/cni", "/opt/cni/bin"]`, fmt.Sprintf("plugin_dirs = [%q]", n.path("plugins")))

@@ -50,7 +50,7 @@ func (e *Engine) Recover(ctx context.Context) (Unwanted, error) {
 	if err != nil {
 		return u, err
 	}
-	containers, more, err := e.containerRecords.LoadAll()
+	containers, more, err := e.containerRecords.LoadAll(e.isDead)
 	if err != nil {
 		return u, err
 	}

@@ -115,3 +115,34 @@ func wantSavable(t *testing.T, d *Dir, id string, body []byte, known any) {
 		}
 	}
 }
+
+// FuzzLast: whatever the lines are, the body is that of one of them, and of none after the
+// last whole one.
+func FuzzLast(f *testing.F) {
+	for _, body := range seedBodies(f) {
+		line, err := encode(body)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(append(append(bytes.Clone(line), '\n'), line...), false)
+		f.Add(append(append(bytes.Clone(line), '\n'), line[:len(line)/2]...), true)
+		f.Add(append(append(bytes.Clone(line), make([]byte, 40)...), "\n{}\n"...), true)
+	}
+	f.Fuzz(func(t *testing.T, data []byte, dead bool) {
+		body, err := last(data, func() bool { return dead })
+		if err != nil {
+			return
+		}
+		whole := data
+		if end := bytes.LastIndexByte(data, '\n'); end >= 0 {
+			whole = data[:end]
+		}
+		lines := bytes.Split(whole, []byte("\n"))
+		for i, line := range lines {
+			if decoded, err := Decode(line); err == nil && bytes.Equal(decoded, body) && (dead || len(bytes.Join(lines[i+1:], nil)) == 0) {
+				return
+			}
+		}
+		t.Errorf("%q gave %q", data, body)
+	})
+}

@@ -47,9 +47,7 @@ func (s Sandboxes) Save(value pod.Sandbox) error {
 	return s.Dir.Save(value.ID, body)
 }
 
-// LoadAll returns every sandbox that can be read, and those that cannot. One of which a
-// power cut has left an empty file, and dead says that nothing runs, is as it was before
-// CNI ADD.
+// LoadAll returns every sandbox that can be read, and those that cannot.
 func (s Sandboxes) LoadAll(dead func(id string) bool) ([]pod.Sandbox, []Broken, error) {
 	var all []pod.Sandbox
 	broken, err := s.Dir.LoadAll(dead, func(id string, body []byte) (any, error) {
@@ -101,9 +99,9 @@ func (c Containers) Save(value pod.Container) error {
 }
 
 // LoadAll returns every container that can be read, and those that cannot.
-func (c Containers) LoadAll() ([]pod.Container, []Broken, error) {
+func (c Containers) LoadAll(dead func(id string) bool) ([]pod.Container, []Broken, error) {
 	var all []pod.Container
-	broken, err := c.Dir.LoadAll(never, func(id string, body []byte) (any, error) {
+	broken, err := c.Dir.LoadAll(dead, func(id string, body []byte) (any, error) {
 		b, err := decodeContainer(id, body)
 		if err == nil {
 			all = append(all, b.Container)
@@ -112,9 +110,6 @@ func (c Containers) LoadAll() ([]pod.Container, []Broken, error) {
 	})
 	return all, broken, err
 }
-
-// never: no container's record is synced.
-func never(string) bool { return false }
 
 func decodeContainer(id string, data []byte) (containerBody, error) {
 	var b containerBody

@@ -97,7 +97,7 @@ func sameContainer(a, b pod.Container) bool {
 
 func loadSandboxes(t *testing.T, root string) ([]pod.Sandbox, []Broken) {
 	t.Helper()
-	all, broken, err := Sandboxes{open(t, root, "pods")}.LoadAll(never)
+	all, broken, err := Sandboxes{open(t, root, "pods")}.LoadAll(nobodyIsDead)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,7 +147,7 @@ func TestContainerRoundTrip(t *testing.T) {
 		if err := (Containers{open(t, root, "containers")}).Save(value); err != nil {
 			t.Fatal(err)
 		}
-		all, broken, err := Containers{open(t, root, "containers")}.LoadAll()
+		all, broken, err := Containers{open(t, root, "containers")}.LoadAll(nobodyIsDead)
 		if err != nil || len(broken) > 0 || len(all) != 1 || !sameContainer(all[0], value) {
 			t.Errorf("%s: %+v came back as %+v, %v, %v", name, value, all, broken, err)
 		}
@@ -163,7 +163,7 @@ func TestKindsShareTheQuarantine(t *testing.T) {
 	writeRecord(t, c.Dir, id, "a container's")
 	for range 2 {
 		_, pods := loadSandboxes(t, root)
-		_, containers, err := c.LoadAll()
+		_, containers, err := c.LoadAll(nobodyIsDead)
 		if err != nil || len(pods) != 1 || len(containers) != 1 || pods[0].Path == containers[0].Path {
 			t.Errorf("pods: %v, containers: %v, %v", pods, containers, err)
 		}
@@ -202,7 +202,7 @@ func TestUnknownFieldsSurvive(t *testing.T) {
 	// Twice, as two restarts of this build.
 	for _, phase := range []pod.SandboxPhase{pod.SandboxNotReady, pod.SandboxRemoving} {
 		s := Sandboxes{open(t, root, "pods")}
-		all, broken, err := s.LoadAll(never)
+		all, broken, err := s.LoadAll(nobodyIsDead)
 		if err != nil || len(broken) > 0 || len(all) != 1 || !proto.Equal(all[0].Config, value.Config) {
 			t.Fatalf("loaded %+v, %v, %v", all, broken, err)
 		}
@@ -240,7 +240,7 @@ func TestDeleteForgetsUnknownFields(t *testing.T) {
 	if err := s.Dir.Save(value.ID, map[string]any{"ID": value.ID, "Config": map[string]any{}, "Later": 1}); err != nil {
 		t.Fatal(err)
 	}
-	if _, broken, err := s.LoadAll(never); err != nil || len(broken) > 0 {
+	if _, broken, err := s.LoadAll(nobodyIsDead); err != nil || len(broken) > 0 {
 		t.Fatal(broken, err)
 	}
 	// Twice: the second finds nothing, as after a crash in teardown.
@@ -292,8 +292,8 @@ func TestRecordsFromBeforeUpdates(t *testing.T) {
 	}
 	without(s.Dir, box.ID)
 	without(c.Dir, container.ID)
-	boxes, _, err := s.LoadAll(never)
-	containers, _, err2 := c.LoadAll()
+	boxes, _, err := s.LoadAll(nobodyIsDead)
+	containers, _, err2 := c.LoadAll(nobodyIsDead)
 	if err := errors.Join(err, err2); err != nil || len(boxes) != 1 || len(containers) != 1 {
 		t.Fatal(err, len(boxes), len(containers))
 	}
@@ -313,8 +313,8 @@ func TestRecordsOfEarlierVersions(t *testing.T) {
 		}
 		writeRecord(t, d, seedID(), string(data))
 	}
-	boxes, broken, err := s.LoadAll(never)
-	containers, more, err2 := c.LoadAll()
+	boxes, broken, err := s.LoadAll(nobodyIsDead)
+	containers, more, err2 := c.LoadAll(nobodyIsDead)
 	if err := errors.Join(err, err2); err != nil || len(broken)+len(more) > 0 || len(boxes) != 1 || len(containers) != 1 {
 		t.Fatal(err, broken, more)
 	}
@@ -326,51 +326,5 @@ func TestRecordsOfEarlierVersions(t *testing.T) {
 	if got := containers[0]; got.Phase != container.Phase || !proto.Equal(got.Config, container.Config) || got.Init != container.Init ||
 		got.ExitCode != container.ExitCode || got.ImageID != container.ImageID || got.FinishedAt != container.FinishedAt {
 		t.Errorf("%+v", got)
-	}
-}
-
-// A power cut left an empty file of a record that had been on the disk before CNI ADD and
-// was replaced after it: nobody knew any more whose address it was.
-func TestEmptyRecordGivesWayToTheOneBeforeTheNetwork(t *testing.T) {
-	for _, dead := range []bool{true, false} {
-		root := t.TempDir()
-		s := Sandboxes{open(t, root, "pods")}
-		before := fullSandbox()
-		after := before
-		after.Phase = pod.SandboxReady
-		if err := errors.Join(s.Save(before), s.Sync(before.ID), s.Save(after), os.Truncate(filepath.Join(root, "pods", before.ID), 0)); err != nil {
-			t.Fatal(err)
-		}
-		all, broken, err := Sandboxes{open(t, root, "pods")}.LoadAll(func(id string) bool { return dead && id == before.ID })
-		switch {
-		case err != nil:
-			t.Error(err)
-		case dead && (len(broken) > 0 || len(all) != 1 || !sameSandbox(all[0], before)):
-			t.Errorf("loaded %v, broken %v", all, broken)
-		case !dead && (len(all) > 0 || len(broken) != 1 || !errors.Is(broken[0].Err, ErrEmpty)):
-			t.Errorf("something of it may run, and it is taken as it was: %v, broken %v", all, broken)
-		}
-		if err := s.Delete(before.ID); err != nil {
-			t.Fatal(err)
-		}
-		if left, err := filepath.Glob(filepath.Join(root, "pods*", before.ID)); err != nil || len(left) > 0 {
-			t.Errorf("left %v, %v", left, err)
-		}
-	}
-}
-
-// What was set aside may have been deleted by hand.
-func TestSecondNameOfWhatIsNoRecordAnyMoreIsRemoved(t *testing.T) {
-	root := t.TempDir()
-	s := Sandboxes{open(t, root, "pods")}
-	box := fullSandbox()
-	if err := errors.Join(s.Save(box), s.Sync(box.ID), os.Remove(filepath.Join(root, "pods", box.ID))); err != nil {
-		t.Fatal(err)
-	}
-	if all, broken := loadSandboxes(t, root); len(all)+len(broken) > 0 {
-		t.Errorf("loaded %v, broken %v", all, broken)
-	}
-	if left, err := filepath.Glob(filepath.Join(root, "pods.synced", "*")); err != nil || len(left) > 0 {
-		t.Errorf("left %v, %v", left, err)
 	}
 }

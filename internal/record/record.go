@@ -12,8 +12,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/crio-minimal/crio/internal/sys"
 )
@@ -24,9 +27,15 @@ import (
 // elements of a list.
 const Version = 1
 
-// maxSize bounds what is read of one record. gRPC messages are bounded at 80 MiB
-// by default, but a pod's configuration of more than this does not exist.
-const maxSize = 16 << 20
+const (
+	// maxSize bounds one state of an object, in bytes. gRPC messages are bounded at 80 MiB
+	// by default, but a pod's configuration of more than this does not exist.
+	maxSize = 16 << 20
+	// A file is written anew before it has more bytes than keepSize, or than keepStates times
+	// the state that is to be added.
+	keepSize   = 64 << 10
+	keepStates = 4
+)
 
 // Broken says why a record cannot be used. The file is in the quarantine, now or since
 // an earlier start: until somebody deletes it there, what it stands for may run.
@@ -43,7 +52,7 @@ var ErrEmpty = errors.New("the file is empty")
 
 var errSetAside = errors.New("set aside at an earlier start")
 
-// envelope is the file. Body is kept raw so that the checksum is over the bytes
+// envelope is a line of the file. Body is kept raw so that the checksum is over the bytes
 // as they lie on disk.
 type envelope struct {
 	Version int             `json:"version"`
@@ -53,12 +62,13 @@ type envelope struct {
 
 // Dir is a directory of records of one kind, one file per ID. Its methods may be
 // called concurrently for different IDs; the caller orders those for one ID.
+//
+// A file has a line for each state that its object has been in, and the last one counts. To
+// add one is a single write; for each new file ext4 looks at all the inodes that were
+// deleted in the last minutes, one by one. A write that a crash cuts short leaves the state
+// before it, and so does a power cut: what was synced stays.
 type Dir struct {
 	path, quarantine string
-	// synced has, by ID, what Sync has put on the disk, under a second name: a file that
-	// replaces it may be empty after a power cut (so on XFS, and on ext4 with
-	// noauto_da_alloc). Names reach the disk in the order in which they are made.
-	synced string
 
 	mu sync.Mutex
 	// unknown holds, per ID, an object of the fields of a newer daemon's record that this
@@ -73,11 +83,11 @@ func Open(path, quarantine string) (*Dir, error) {
 			return nil, fmt.Errorf("record directory %s: %w", p, err)
 		}
 	}
-	return &Dir{path: path, quarantine: quarantine, synced: path + ".synced", unknown: map[string]json.RawMessage{}}, nil
+	return &Dir{path: path, quarantine: quarantine, unknown: map[string]json.RawMessage{}}, nil
 }
 
-// Save replaces the record of id by new-then-rename. body must marshal to a JSON object.
-// A power cut may take it back, or empty it.
+// Save records the state of id. body must marshal to a JSON object. A power cut may take
+// it back, down to what was synced.
 func (d *Dir) Save(id string, body any) error {
 	raw, err := json.Marshal(body)
 	if err != nil {
@@ -93,34 +103,42 @@ func (d *Dir) Save(id string, body any) error {
 	if len(data) > maxSize {
 		return fmt.Errorf("record %s: %d bytes are more than the %d that would be read again", id, len(data), maxSize)
 	}
-	if err := sys.WriteFile(filepath.Join(d.path, id), data, 0o600); err != nil {
+	if err := add(filepath.Join(d.path, id), data); err != nil {
 		return fmt.Errorf("record %s: %w", id, err)
 	}
 	sys.Failpoint("record", "saved")
 	return nil
 }
 
-// Sync returns when what Save wrote last of id is on the disk. LoadAll finds it then, or
-// what was saved after it.
-func (d *Dir) Sync(id string) error {
-	path, second := filepath.Join(d.path, id), filepath.Join(d.synced, id)
-	err := sys.Sync(path)
-	if err == nil {
-		err = os.MkdirAll(d.synced, 0o700)
-	}
-	if err == nil {
-		err = os.Remove(second)
-		if errors.Is(err, fs.ErrNotExist) {
-			err = nil
-		}
-	}
-	if err == nil {
-		err = os.Link(path, second)
+// add appends a line to a file, or makes the file of it. On an error the file is as it was.
+func add(path string, line []byte) (err error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return sys.WriteFile(path, line, 0o600)
 	}
 	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if info.Size()+int64(len(line)) > int64(max(keepSize, keepStates*len(line))) {
+		return sys.WriteFileSync(path, line, 0o600) // a power cut may take a line, and not all
+	}
+	// On a line of its own, whatever a crash has left of the one before.
+	if _, err := f.Write(append([]byte("\n"), line...)); err != nil {
+		return errors.Join(err, f.Truncate(info.Size()))
+	}
+	return nil
+}
+
+// Sync returns when what Save wrote last of id is on the disk.
+func (d *Dir) Sync(id string) error {
+	if err := sys.Sync(filepath.Join(d.path, id)); err != nil {
 		return fmt.Errorf("record %s: %w", id, err)
 	}
-	sys.Failpoint("record", "synced")
 	return nil
 }
 
@@ -129,10 +147,8 @@ func (d *Dir) Delete(id string) error {
 	d.mu.Lock()
 	delete(d.unknown, id)
 	d.mu.Unlock()
-	for _, dir := range []string{d.synced, d.path} {
-		if err := os.Remove(filepath.Join(dir, id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("record %s: %w", id, err)
-		}
+	if err := os.Remove(filepath.Join(d.path, id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("record %s: %w", id, err)
 	}
 	sys.Failpoint("record", "deleted")
 	return nil
@@ -141,8 +157,8 @@ func (d *Dir) Delete(id string) error {
 // LoadAll calls decode with each record's body. A record that cannot be read,
 // whose checksum is wrong or that decode refuses goes to the quarantine and is
 // returned, with those that are there already; the error is for the directory itself.
-// In place of an empty one of which dead says that nothing can run, its synced
-// predecessor is decoded, if there is one.
+// An earlier state than that of the last whole line is taken only where dead says that
+// nothing of the object can run.
 func (d *Dir) LoadAll(dead func(id string) bool, decode func(id string, body []byte) (known any, err error)) ([]Broken, error) {
 	entries, err := os.ReadDir(d.path)
 	if err != nil {
@@ -162,32 +178,12 @@ func (d *Dir) LoadAll(dead func(id string) bool, decode func(id string, body []b
 			}
 			continue
 		}
-		err := d.load(id, path, decode)
-		if errors.Is(err, ErrEmpty) && dead(id) && d.load(id, filepath.Join(d.synced, id), decode) == nil {
-			continue // and is replaced or deleted like any other
-		}
-		if err != nil {
+		if err := d.load(id, path, dead, decode); err != nil {
 			moved, mvErr := d.setAside(id)
 			broken = append(broken, Broken{ID: id, Path: moved, Err: errors.Join(err, mvErr)})
 		}
 	}
-	return broken, d.dropSynced()
-}
-
-// dropSynced removes what has no record any more: one that was set aside may have been
-// deleted by hand.
-func (d *Dir) dropSynced() error {
-	entries, err := os.ReadDir(d.synced)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("record directory %s: %w", d.synced, err)
-	}
-	for _, entry := range entries {
-		if _, err := os.Lstat(filepath.Join(d.path, entry.Name())); errors.Is(err, fs.ErrNotExist) {
-			// What stays for now is of no harm.
-			_ = os.Remove(filepath.Join(d.synced, entry.Name()))
-		}
-	}
-	return nil
+	return broken, nil
 }
 
 // quarantined are the records of this kind that were set aside before.
@@ -208,22 +204,19 @@ func (d *Dir) quarantined() ([]Broken, error) {
 // quarantineName keeps the kinds apart in the quarantine that they share.
 func (d *Dir) quarantineName(id string) string { return filepath.Base(d.path) + "-" + id }
 
-func (d *Dir) load(id, path string, decode func(string, []byte) (any, error)) error {
+func (d *Dir) load(id, path string, dead func(string) bool, decode func(string, []byte) (any, error)) error {
 	info, err := os.Stat(path)
 	if err != nil {
 		return err
 	}
-	if !info.Mode().IsRegular() || info.Size() > maxSize {
-		return fmt.Errorf("not a regular file of at most %d bytes", maxSize)
+	if !info.Mode().IsRegular() || info.Size() > keepStates*maxSize {
+		return fmt.Errorf("not a regular file of at most %d bytes", keepStates*maxSize)
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return err
 	}
-	if len(data) == 0 {
-		return ErrEmpty
-	}
-	body, err := Decode(data)
+	body, err := last(data, func() bool { return dead(id) })
 	if err != nil {
 		return err
 	}
@@ -243,7 +236,38 @@ func (d *Dir) setAside(id string) (string, error) {
 	return to, nil
 }
 
-// Decode checks a record file and returns its body.
+// last returns the body of the line that counts.
+func last(data []byte, dead func() bool) ([]byte, error) {
+	if len(data) == 0 {
+		return nil, ErrEmpty
+	}
+	lines := bytes.Split(data, []byte("\n"))
+	if len(lines) > 1 {
+		lines = lines[:len(lines)-1] // empty, or without its end: whoever wrote it did not act on it
+	}
+	var first error
+	for _, line := range slices.Backward(lines) {
+		if len(line) == 0 {
+			continue
+		}
+		body, err := Decode(line)
+		if err == nil {
+			return body, nil
+		}
+		if first == nil {
+			first = err
+		}
+		if !dead() {
+			break
+		}
+	}
+	if first == nil {
+		first = errors.New("not a record: no line")
+	}
+	return nil, first
+}
+
+// Decode checks a line of a record file and returns its body.
 func Decode(data []byte) ([]byte, error) {
 	var e envelope
 	if err := json.Unmarshal(data, &e); err != nil {

@@ -95,7 +95,10 @@ func TestOneBrokenRecordCostsOneObject(t *testing.T) {
 		"one byte":          {damage: func(g string) string { return g[:1] }, says: "not a record"},
 		"truncated":         {damage: func(g string) string { return g[:len(g)/2] }, says: "not a record"},
 		"without its end":   {damage: func(g string) string { return g[:len(g)-2] }, says: "not a record"},
-		"two in one":        {damage: func(g string) string { return g + g }, says: "not a record"},
+		"two in one line":   {damage: func(g string) string { return strings.TrimSpace(g) + g }, says: "not a record"},
+		"no line":           {damage: func(string) string { return "\n\n" }, says: "no line"},
+		"the last of two":   {damage: func(g string) string { return g + strings.Replace(g, "ready", "reedy", 1) }, says: "checksum"},
+		"ending in zeroes":  {damage: func(g string) string { return g + strings.Repeat("\x00", len(g)) + "\n" }, says: "not a record"},
 		"garbled":           {damage: func(g string) string { return strings.Replace(g, "ready", "reedy", 1) }, says: "checksum"},
 		"wrong checksum":    {damage: func(g string) string { return strings.Replace(g, `"sha256":"`, `"sha256":"0`, 1) }, says: "checksum"},
 		"no checksum":       {damage: func(g string) string { return strings.Replace(g, `"sha256"`, `"md5"`, 1) }, says: "checksum"},
@@ -323,7 +326,7 @@ func TestDirectoriesAreRootsAlone(t *testing.T) {
 	if err := os.RemoveAll(d.path); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := (Sandboxes{d}).LoadAll(never); !errors.Is(err, fs.ErrNotExist) {
+	if _, _, err := (Sandboxes{d}).LoadAll(nobodyIsDead); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a directory that vanished gave %v", err)
 	}
 }

@@ -1,0 +1,143 @@
+package record
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/crio-minimal/crio/internal/pod"
+)
+
+func nobodyIsDead(string) bool { return false }
+
+func everybodyIsDead(string) bool { return true }
+
+// wantState loads one sandbox, or wants it set aside where want is nil.
+func wantState(t *testing.T, root string, dead func(string) bool, want *pod.Sandbox) {
+	t.Helper()
+	all, broken, err := Sandboxes{open(t, root, "pods")}.LoadAll(dead)
+	switch {
+	case err != nil:
+		t.Error(err)
+	case want == nil && (len(all) > 0 || len(broken) != 1):
+		t.Errorf("loaded %v, set aside %v", all, broken)
+	case want != nil && (len(all) != 1 || len(broken) > 0 || !sameSandbox(all[0], *want)):
+		t.Errorf("loaded %+v, set aside %v, want %+v", all, broken, *want)
+	}
+}
+
+// states of one sandbox, in order, none of which replaces another in the file.
+func states() (made, ready, stopped pod.Sandbox) {
+	made = fullSandbox()
+	ready, stopped = made, made
+	made.Phase, ready.Phase, stopped.Phase = pod.SandboxCreating, pod.SandboxReady, pod.SandboxNotReady
+	return made, ready, stopped
+}
+
+// A daemon that is killed while it writes leaves a part of the line; it has not acted on it.
+func TestAWriteThatWasCutShortLeavesTheStateBeforeIt(t *testing.T) {
+	root := t.TempDir()
+	s := Sandboxes{open(t, root, "pods")}
+	made, ready, stopped := states()
+	if err := s.Save(made); err != nil {
+		t.Fatal(err)
+	}
+	first := readRecord(t, s.Dir, made.ID)
+	if err := s.Save(ready); err != nil {
+		t.Fatal(err)
+	}
+	both := readRecord(t, s.Dir, made.ID)
+	for size := len(first); size < len(both); size++ {
+		writeRecord(t, s.Dir, made.ID, both[:size])
+		wantState(t, root, nobodyIsDead, &made)
+	}
+	if err := s.Save(stopped); err != nil {
+		t.Fatal(err)
+	}
+	wantState(t, root, nobodyIsDead, &stopped)
+}
+
+// A power cut keeps what was synced, and may lose any part of what was written after it.
+// What may run is not taken as it was, since the file of a daemon that was killed is whole.
+func TestAPowerCutLeavesAStateFromBeforeIt(t *testing.T) {
+	for _, dead := range []func(string) bool{everybodyIsDead, nobodyIsDead} {
+		root := t.TempDir()
+		s := Sandboxes{open(t, root, "pods")}
+		made, ready, stopped := states()
+		if err := s.Save(made); err != nil {
+			t.Fatal(err)
+		}
+		synced := len(readRecord(t, s.Dir, made.ID))
+		if err := errors.Join(s.Sync(made.ID), s.Save(ready), s.Save(stopped)); err != nil {
+			t.Fatal(err)
+		}
+		all := readRecord(t, s.Dir, made.ID)
+		lost := all[:synced] + strings.Repeat("\x00", len(all)-synced-1) + "\n"
+		middle := strings.Replace(all, `"Phase":"notready"`, `"Phase":"\x00\x00\x00ready"`, 1)
+		if middle == all {
+			t.Fatalf("no phase in %s", all)
+		}
+		for text, want := range map[string]*pod.Sandbox{lost: &made, middle: &ready} {
+			writeRecord(t, s.Dir, made.ID, text)
+			if !dead(made.ID) {
+				want = nil
+			}
+			wantState(t, root, dead, want)
+			if err := os.RemoveAll(filepath.Join(root, "quarantine")); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// The file does not grow with the number of states, and is never without the last one.
+func TestManyStatesOfOneObjectStaySmall(t *testing.T) {
+	root := t.TempDir()
+	s := Sandboxes{open(t, root, "pods")}
+	v := fullSandbox()
+	most := 0
+	for i := range 300 {
+		v.CreatedAt = int64(i)
+		if err := s.Save(v); err != nil {
+			t.Fatal(err)
+		}
+		most = max(most, len(readRecord(t, s.Dir, v.ID)))
+		if i%50 == 0 {
+			wantState(t, root, nobodyIsDead, &v)
+		}
+	}
+	if most > keepSize || most < keepSize/2 {
+		t.Errorf("the file had up to %d bytes", most)
+	}
+	wantState(t, root, nobodyIsDead, &v)
+}
+
+// A line that the disk has no room for is taken back, and a shorter one fits.
+func TestALineThatDoesNotFitIsTakenBack(t *testing.T) {
+	root := t.TempDir()
+	mountTmpfs(t, filepath.Join(root, "pods")) // of 64 KiB
+	s := Sandboxes{open(t, root, "pods")}
+	made, ready, larger := states()
+	if err := s.Save(made); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(s.path, ".filler"), make([]byte, 48<<10), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	before := readRecord(t, s.Dir, made.ID)
+	larger.ProcessLabel = strings.Repeat("l", 20<<10)
+	if err := s.Save(larger); !errors.Is(err, unix.ENOSPC) {
+		t.Fatalf("20 KiB on 16: %v", err)
+	}
+	if after := readRecord(t, s.Dir, made.ID); after != before {
+		t.Errorf("the file has %d bytes after %d", len(after), len(before))
+	}
+	if err := s.Save(ready); err != nil {
+		t.Fatal(err)
+	}
+	wantState(t, root, nobodyIsDead, &ready)
+}
