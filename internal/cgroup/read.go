@@ -56,8 +56,16 @@ func (f *files) root(path string) (int, error) {
 // is not there leaves its values unknown; err is the first thing that went wrong otherwise.
 type reader struct {
 	group  Group
+	dirs   []openDir
 	buffer []byte
 	err    error
+}
+
+// openDir is the group's directory in one hierarchy. It takes the kernel much longer to walk
+// down to it than to find a file in it, and most have several that are read.
+type openDir struct {
+	path string
+	fd   int
 }
 
 // readSize has room for the longest file: io.stat of a node with a hundred disks.
@@ -73,7 +81,31 @@ func (g Group) newReader() *reader {
 	return r
 }
 
-func (r *reader) close() { r.group.files.readers.Put(r) }
+func (r *reader) close() {
+	for _, d := range r.dirs {
+		unix.Close(d.fd)
+	}
+	r.dirs = r.dirs[:0]
+	r.group.files.readers.Put(r)
+}
+
+// open returns a descriptor that close closes.
+func (r *reader) open(dir string) (int, error) {
+	for _, d := range r.dirs {
+		if d.path == dir {
+			return d.fd, nil
+		}
+	}
+	root, err := r.group.files.root(strings.TrimSuffix(dir, r.group.below))
+	if err != nil {
+		return -1, err
+	}
+	fd, err := unix.Openat(root, r.group.below[1:], unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err == nil {
+		r.dirs = append(r.dirs, openDir{dir, fd})
+	}
+	return fd, err
+}
 
 // file returns what is in a file until the next call, nil when there is none. dir is the
 // group's in one hierarchy, "" where that is not mounted.
@@ -95,11 +127,11 @@ func (r *reader) file(dir, name string) []byte {
 // read takes one read: the kernel gives all of such a file to the first, as far as the
 // buffer has room. Without os.File: a list of 250 pods reads thousands of them.
 func (r *reader) read(dir, name string) (int, error) {
-	root, err := r.group.files.root(strings.TrimSuffix(dir, r.group.below))
+	in, err := r.open(dir)
 	if err != nil {
 		return 0, err
 	}
-	fd, err := unix.Openat(root, r.group.below[1:]+"/"+name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	fd, err := unix.Openat(in, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return 0, err
 	}
