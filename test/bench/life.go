@@ -181,6 +181,14 @@ func (b *bench) subjects(ctx context.Context, handler string) ([]named, error) {
 	return all, nil
 }
 
+const (
+	// livesEach is how many lives a round has: the parts differ by more than what is looked for.
+	livesEach = 2
+	// restTime is for what the kernel does after a life: it takes its namespaces down beside the
+	// next one, which would be that of the same other subject most of the time.
+	restTime = 50 * time.Millisecond
+)
+
 // lives take turns, each time in another order. The first of each does what is done once.
 func (b *bench) lives(ctx context.Context) error {
 	for _, handler := range b.handlerNames() {
@@ -188,9 +196,12 @@ func (b *bench) lives(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		for round := range b.rounds + 1 {
+		for round := range livesEach*b.rounds + 1 {
 			for i := range subjects {
 				s := subjects[(round+i)%len(subjects)]
+				if err := pause(ctx, restTime); err != nil {
+					return err
+				}
 				took, err := s.life(ctx, handler, fmt.Sprintf("life-%s-%d", handler, round))
 				if err != nil {
 					return fmt.Errorf("%s: %s: %w", handler, s.name, err)
