@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -56,13 +58,22 @@ func countersOf(version int, pods []*pod) ([]string, error) {
 			}
 			for _, group := range groups {
 				files = append(files, filesIn(group, version)...)
+				if version == 2 || filepath.Base(hierarchy) == "pids" {
+					files = append(files, filesOfProcesses(group)...)
+				}
 			}
 		}
 	}
 	buffer := make([]byte, 16<<10)
 	files = slices.DeleteFunc(files, func(path string) bool { return readCounter(path, buffer) != nil })
-	if len(files) < len(pods) {
-		return nil, fmt.Errorf("the kernel counts %d things of %d pods", len(files), len(pods))
+	ofProcesses := 0
+	for _, path := range files {
+		if strings.HasPrefix(path, "/proc/") {
+			ofProcesses++
+		}
+	}
+	if len(files) < 10*len(pods) || ofProcesses < 2*len(pods) {
+		return nil, fmt.Errorf("the kernel counts %d things of %d pods, and %d of their processes", len(files), len(pods), ofProcesses)
 	}
 	return files, nil
 }
@@ -76,6 +87,20 @@ func filesIn(group string, version int) (files []string) {
 		}
 		found, _ := filepath.Glob(file) // fails for a pattern alone that is none
 		files = append(files, found...)
+	}
+	return files
+}
+
+// filesOfProcesses have the counters of a pod's network and of its processes' descriptors.
+func filesOfProcesses(group string) []string {
+	list := filepath.Join(group, "cgroup.procs")
+	files := []string{list}
+	text, _ := os.ReadFile(list) // that has no processes is noticed by their number
+	for i, pid := range strings.Fields(string(text)) {
+		files = append(files, "/proc/"+pid+"/fd")
+		if i == 0 {
+			files = append(files, "/proc/"+pid+"/net/dev")
+		}
 	}
 	return files
 }
@@ -104,12 +129,25 @@ func (m *message) tell() error {
 	return proto.Unmarshal(data, m.answer.ProtoReflect().New().Interface())
 }
 
+// readCounter also reads a directory of links, and where each points to.
 func readCounter(path string, buffer []byte) error {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	_, err = unix.Read(fd, buffer)
+	n, err := unix.Read(fd, buffer)
+	if !errors.Is(err, unix.EISDIR) {
+		return err
+	}
+	var names []string
+	for n, err = unix.ReadDirent(fd, buffer); n > 0; n, err = unix.ReadDirent(fd, buffer) {
+		_, _, names = unix.ParseDirent(buffer[:n], -1, names)
+	}
+	for _, name := range names {
+		if _, err := unix.Readlinkat(fd, name, buffer); err != nil {
+			return err
+		}
+	}
 	return err
 }

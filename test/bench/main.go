@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 
@@ -78,6 +79,8 @@ func main() {
 	flag.StringVar(&o.write, "write", "", "write the ratios into this file, to commit them")
 	flag.Usage = usage
 	flag.Parse()
+	// The garbage of our decoding is not to be collected in the time of a daemon's call.
+	debug.SetGCPercent(400)
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
 	code, err := stages(ctx, o)
