@@ -136,12 +136,12 @@ func readCounter(path string, buffer []byte) error {
 		return err
 	}
 	defer unix.Close(fd)
-	n, err := unix.Read(fd, buffer)
-	if !errors.Is(err, unix.EISDIR) {
+	if _, err = unix.Read(fd, buffer); !errors.Is(err, unix.EISDIR) {
 		return err
 	}
 	var names []string
-	for n, err = unix.ReadDirent(fd, buffer); n > 0; n, err = unix.ReadDirent(fd, buffer) {
+	n, err := unix.ReadDirent(fd, buffer)
+	for ; n > 0; n, err = unix.ReadDirent(fd, buffer) {
 		_, _, names = unix.ParseDirent(buffer[:n], -1, names)
 	}
 	for _, name := range names {
