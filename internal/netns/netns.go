@@ -96,7 +96,7 @@ func (u *Unpinned) Pin(ctx context.Context, dir string) error {
 	return u.err
 }
 
-// Discard returns when the thread keeps no namespace. It is idempotent.
+// Discard returns when the thread is about to end. It is idempotent.
 func (u *Unpinned) Discard() {
 	u.once.Do(func() { close(u.dir) })
 	<-u.done
@@ -236,7 +236,7 @@ func loopbackUp() error {
 }
 
 // Pinned tells whether path is a namespace, and not the empty file that a reboot or
-// an interrupted Create left.
+// an interrupted Pin left.
 func Pinned(path string) bool {
 	var st unix.Statfs_t
 	return unix.Statfs(path, &st) == nil && st.Type == nsfs

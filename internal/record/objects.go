@@ -84,8 +84,8 @@ func decodeSandbox(id string, data []byte) (sandboxBody, error) {
 // Containers are the records of the containers.
 type Containers struct{ *Dir }
 
-// Save writes the container. Nobody syncs it: Kubernetes does not reuse a container's
-// layer after a crash of the node, so there is nothing to protect.
+// Save writes the container. It has not to be synced: Kubernetes does not reuse a
+// container's layer after a crash of the node, so there is nothing to protect.
 func (c Containers) Save(value pod.Container) error {
 	body := containerBody{Container: value}
 	err := errors.Join(

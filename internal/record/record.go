@@ -63,7 +63,7 @@ type envelope struct {
 // Dir is a directory of records of one kind, one file per ID. Its methods may be
 // called concurrently for different IDs; the caller orders those for one ID.
 //
-// A file has a line for each state that its object has been in, and the last one counts. To
+// A file has a line for each of the last states of its object, and the last one counts. To
 // add one is a single write; for each new file ext4 looks at all the inodes that were
 // deleted in the last minutes, one by one. A write that a crash cuts short leaves the state
 // before it, and so does a power cut: what was synced stays.
@@ -110,9 +110,10 @@ func (d *Dir) Save(id string, body any) error {
 	return nil
 }
 
-// add appends a line to a file, or makes the file of it. On an error the file is as it was.
+// add appends a line to a file, or makes the file of it. After an error the last line is
+// what it was, unless a file that was written anew could not be synced.
 func add(path string, line []byte) (err error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|unix.O_NOFOLLOW, 0)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND|unix.O_NOFOLLOW, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return sys.WriteFile(path, line, 0o600)
 	}
@@ -120,18 +121,36 @@ func add(path string, line []byte) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	info, err := f.Stat()
+	size, err := cutUnfinished(f)
 	if err != nil {
 		return err
 	}
-	if info.Size()+int64(len(line)) > int64(max(keepSize, keepStates*len(line))) {
+	if size+int64(len(line)) > int64(max(keepSize, keepStates*len(line))) {
 		return sys.WriteFileSync(path, line, 0o600) // a power cut may take a line, and not all
 	}
-	// On a line of its own, whatever a crash has left of the one before.
-	if _, err := f.Write(append([]byte("\n"), line...)); err != nil {
-		return errors.Join(err, f.Truncate(info.Size()))
+	if _, err := f.Write(line); err != nil {
+		return errors.Join(err, f.Truncate(size))
 	}
 	return nil
+}
+
+// cutUnfinished takes away what a crash has left of a line, and returns the size then.
+func cutUnfinished(f *os.File) (size int64, err error) {
+	info, err := f.Stat()
+	if err != nil || info.Size() == 0 {
+		return 0, err
+	}
+	size = info.Size()
+	var end [1]byte
+	if _, err := f.ReadAt(end[:], size-1); err != nil || end[0] == '\n' {
+		return size, err
+	}
+	data := make([]byte, size)
+	if _, err := f.ReadAt(data, 0); err != nil {
+		return 0, err
+	}
+	size = int64(bytes.LastIndexByte(data, '\n') + 1)
+	return size, f.Truncate(size)
 }
 
 // Sync returns when what Save wrote last of id is on the disk.

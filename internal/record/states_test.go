@@ -55,10 +55,17 @@ func TestAWriteThatWasCutShortLeavesTheStateBeforeIt(t *testing.T) {
 		writeRecord(t, s.Dir, made.ID, both[:size])
 		wantState(t, root, nobodyIsDead, &made)
 	}
-	if err := s.Save(stopped); err != nil {
-		t.Fatal(err)
+	// And the daemon after it is killed in the same way.
+	torn := readRecord(t, s.Dir, made.ID)
+	for size := range len(both) - len(first) {
+		writeRecord(t, s.Dir, made.ID, torn)
+		if err := s.Save(stopped); err != nil {
+			t.Fatal(err)
+		}
+		wantState(t, root, nobodyIsDead, &stopped)
+		writeRecord(t, s.Dir, made.ID, readRecord(t, s.Dir, made.ID)[:len(first)+size])
+		wantState(t, root, nobodyIsDead, &made)
 	}
-	wantState(t, root, nobodyIsDead, &stopped)
 }
 
 // A power cut keeps what was synced, and may lose any part of what was written after it.

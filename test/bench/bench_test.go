@@ -38,13 +38,34 @@ func TestRatiosAreCompared(t *testing.T) {
 		{"missing", other, false, "start: was not measured"},
 		{"a part", other, true, ""},
 	} {
-		err := test.r.compare(file, test.part)
+		test.r.Part = test.part
+		err := test.r.compare(file)
 		if n := strings.Count(fmt.Sprint(err), "list:"); test.name == "worse" && n != 0 {
 			t.Errorf("a difference of 31 µs counts: %v", err)
 		}
 		if (err == nil) != (test.wrong == "") || err != nil && !strings.Contains(err.Error(), test.wrong) {
 			t.Errorf("%s: %v, want %q", test.name, err, test.wrong)
 		}
+	}
+}
+
+// The ratios of a part leave the others as they were committed.
+func TestRatiosOfAPartReplaceTheirOwn(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "ratios.json")
+	for _, measured := range []struct {
+		row  string
+		ours float64
+		part bool
+	}{{"stop", 3, false}, {"start", 2, true}, {"start", 4, true}} {
+		r := &report{Part: measured.part}
+		r.add(measured.row, "ms", floorName, 1)
+		r.add(measured.row, "ms", ours, measured.ours)
+		if err := r.saveRatios(file); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if all, err := readRatios(file); err != nil || len(all) != 2 || all["stop"] != 3 || all["start"] != 4 {
+		t.Errorf("%v, %v", all, err)
 	}
 }
 

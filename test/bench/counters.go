@@ -28,6 +28,19 @@ func counterFiles(version int) []string {
 		"blkio.throttle.io_serviced_recursive", "hugetlb.*B.max_usage_in_bytes", "hugetlb.*B.failcnt")
 }
 
+// statFiles are the same for the statistics of a container or a pod.
+func statFiles(version int) []string {
+	pressure := []string{"cpu.pressure", "memory.pressure", "io.pressure", "memory.stat"}
+	if version == 2 {
+		return append(pressure, "cpu.stat", "memory.current", "memory.max", "memory.swap.current", "memory.swap.max")
+	}
+	return append(pressure, "cpuacct.usage", "memory.usage_in_bytes")
+}
+
+// whose counters are read beside the containers': the pods' own, or those of the processes;
+// with each of them those of the pods' networks.
+type whose struct{ pods, processes bool }
+
 // message is what an answer costs whoever gives it, without any work on it: files of the
 // kernel are read, by as many threads as there are CPUs, and a message like the daemon's is
 // encoded and decoded.
@@ -38,7 +51,7 @@ type message struct {
 
 // countersOf are the files behind the metrics of pods, each once, and those alone that the
 // kernel opens.
-func countersOf(version int, pods []*pod) ([]string, error) {
+func countersOf(version int, pods []*pod, names func(version int) []string, of whose) ([]string, error) {
 	hierarchies, err := filepath.Glob("/sys/fs/cgroup/*")
 	if err != nil {
 		return nil, err
@@ -47,39 +60,40 @@ func countersOf(version int, pods []*pod) ([]string, error) {
 		hierarchies = []string{"/sys/fs/cgroup"}
 	}
 	var files []string
+	seen := map[string]bool{} // pods, of which there may be several containers
 	for _, hierarchy := range hierarchies {
 		if target, err := filepath.EvalSymlinks(hierarchy); err != nil || target != hierarchy {
 			continue // systemd's names for the controllers of one
 		}
 		for _, p := range pods {
-			groups, err := filepath.Glob(filepath.Join(hierarchy, p.config.GetLinux().GetCgroupParent(), "*"+p.container))
+			parent := filepath.Join(hierarchy, p.config.GetLinux().GetCgroupParent())
+			groups, err := filepath.Glob(filepath.Join(parent, "*"+p.container))
 			if err != nil {
 				return nil, err
 			}
+			ofPids := version == 2 || filepath.Base(hierarchy) == "pids"
 			for _, group := range groups {
-				files = append(files, filesIn(group, version)...)
-				if version == 2 || filepath.Base(hierarchy) == "pids" {
-					files = append(files, filesOfProcesses(group)...)
+				files = append(files, filesIn(group, names(version))...)
+				if ofPids {
+					files = append(files, filesOfProcesses(group, of)...)
 				}
+			}
+			if of.pods && !seen[parent] {
+				seen[parent] = true
+				files = append(files, filesIn(parent, names(version))...)
 			}
 		}
 	}
 	buffer := make([]byte, 16<<10)
 	files = slices.DeleteFunc(files, func(path string) bool { return readCounter(path, buffer) != nil })
-	ofProcesses := 0
-	for _, path := range files {
-		if strings.HasPrefix(path, "/proc/") {
-			ofProcesses++
-		}
-	}
-	if len(files) < 10*len(pods) || ofProcesses < 2*len(pods) {
-		return nil, fmt.Errorf("the kernel counts %d things of %d pods, and %d of their processes", len(files), len(pods), ofProcesses)
+	if least := 3 * len(pods); len(files) < least {
+		return nil, fmt.Errorf("the kernel counts %d things of %d containers", len(files), len(pods))
 	}
 	return files, nil
 }
 
-func filesIn(group string, version int) (files []string) {
-	for _, name := range counterFiles(version) {
+func filesIn(group string, names []string) (files []string) {
+	for _, name := range names {
 		file := filepath.Join(group, name)
 		if !strings.Contains(name, "*") {
 			files = append(files, file)
@@ -92,13 +106,14 @@ func filesIn(group string, version int) (files []string) {
 }
 
 // filesOfProcesses have the counters of a pod's network and of its processes' descriptors.
-func filesOfProcesses(group string) []string {
+func filesOfProcesses(group string, of whose) (files []string) {
 	list := filepath.Join(group, "cgroup.procs")
-	files := []string{list}
 	text, _ := os.ReadFile(list) // that has no processes is noticed by their number
 	for i, pid := range strings.Fields(string(text)) {
-		files = append(files, "/proc/"+pid+"/fd")
-		if i == 0 {
+		if of.processes {
+			files = append(files, list, "/proc/"+pid+"/fd")
+		}
+		if i == 0 && (of.processes || of.pods) {
 			files = append(files, "/proc/"+pid+"/net/dev")
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"os"
 	"slices"
@@ -63,6 +64,8 @@ type report struct {
 	// Names of the daemons.
 	Names []string `json:"names"`
 	Rows  []*row   `json:"rows"`
+	// Part: not all groups were measured.
+	Part bool `json:"part,omitempty"`
 	// Profile is text, of the group of that name.
 	Profile string `json:"profile,omitempty"`
 }
@@ -218,18 +221,36 @@ func (r *report) ratios() map[string]float64 {
 	return all
 }
 
-func (r *report) saveRatios(path string) error { return writeJSON(path, r.ratios()) }
+// saveRatios replaces the committed ones; those of a part replace their own alone.
+func (r *report) saveRatios(path string) error {
+	all := map[string]float64{}
+	if r.Part {
+		var err error
+		if all, err = readRatios(path); err != nil {
+			return err
+		}
+	}
+	maps.Copy(all, r.ratios())
+	return writeJSON(path, all)
+}
+
+func readRatios(path string) (committed map[string]float64, err error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(data, &committed); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return committed, nil
+}
 
 // compare fails where a ratio is worse than the committed one by more than the tolerance,
 // and where one is missing, unless only a part was measured.
-func (r *report) compare(path string, part bool) error {
-	data, err := os.ReadFile(path)
+func (r *report) compare(path string) error {
+	committed, err := readRatios(path)
 	if err != nil {
 		return err
-	}
-	var committed map[string]float64
-	if err := json.Unmarshal(data, &committed); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
 	}
 	var errs []error
 	now := r.ratios()
@@ -240,7 +261,7 @@ func (r *report) compare(path string, part bool) error {
 		}
 	}
 	for name := range committed {
-		if _, ok := now[name]; !ok && !part {
+		if _, ok := now[name]; !ok && !r.Part {
 			errs = append(errs, fmt.Errorf("%s: was not measured", name))
 		}
 	}

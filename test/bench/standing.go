@@ -17,8 +17,6 @@ import (
 const (
 	// settleTime is what a daemon is given before its memory is read.
 	settleTime = 2 * time.Second
-	// rowTime is enough for the samples of one list: there are calls that take seconds.
-	rowTime = 20 * time.Second
 )
 
 // sizes of the binaries, the time to the first answer, and memory before there are pods.
@@ -146,8 +144,12 @@ func (b *bench) stand(ctx context.Context, d *daemon, handler string) error {
 			}
 			took = append(took, time.Since(begun))
 			pods = append(pods, p)
-			if d == b.daemons[0] && (len(pods) <= ends || len(pods) > b.pods-ends) {
-				least, err := b.bareBeside(ctx, handler, len(pods))
+			if len(pods) <= count-ends {
+				continue
+			}
+			b.took(fmt.Sprintf("pod + container, to running, beside %d", count), d.name, took[len(took)-1])
+			if d == b.daemons[0] {
+				least, err := b.bareBeside(ctx, handler, count, len(pods))
 				if err != nil {
 					return err
 				}
@@ -162,7 +164,7 @@ func (b *bench) stand(ctx context.Context, d *daemon, handler string) error {
 		if count == b.pods {
 			b.report.add("daemon, more per container", "KiB", d.name, float64(now.pss-idle.pss)/float64(count))
 		}
-		if err := b.lists(ctx, d, pods, len(pods)); err != nil {
+		if err := b.lists(ctx, d, pods, len(pods), len(pods)); err != nil {
 			return err
 		}
 	}
@@ -193,15 +195,21 @@ func growth(took []time.Duration) float64 {
 	return last.median() / first.median()
 }
 
-// bareBeside is the time of a pod of the floor until it runs, beside n that stand: the
-// rules of the CNI plugins are more with each.
-func (b *bench) bareBeside(ctx context.Context, handler string, n int) (time.Duration, error) {
+// bareBeside is the time of a pod of the floor until it runs, beside n that stand, about
+// count: the rules of the CNI plugins are more with each.
+func (b *bench) bareBeside(ctx context.Context, handler string, count, n int) (time.Duration, error) {
 	f, err := b.floorOf(ctx, handler)
 	if err != nil {
 		return 0, err
 	}
 	took, err := f.life(ctx, handler, fmt.Sprint("beside-", n))
-	return took[rowRunPod] + took[rowStart], err
+	if err != nil {
+		return 0, err
+	}
+	b.took(fmt.Sprintf("pod + container, to running, beside %d", count), floorName, took[rowRunPod]+took[rowStart])
+	b.took(fmt.Sprintf("of it CNI ADD, beside %d", count), floorName, took[rowRunPod])
+	b.took(fmt.Sprintf("of it create and start, beside %d", count), floorName, took[rowStart])
+	return took[rowRunPod] + took[rowStart], nil
 }
 
 func millis(took []time.Duration) (s samples) {
@@ -288,81 +296,7 @@ func (b *bench) objectsOf(ctx context.Context, d *daemon, pods []*pod) error {
 		all = append(all, &p)
 		n++
 	}
-	return b.lists(ctx, d, all, n)
-}
-
-// reading is a call that reads, and what it is measured against.
-type reading struct {
-	name        string
-	call, floor func() error
-}
-
-// lists measures the calls that read, beside n containers, against Version, which reads
-// nothing, and the long ones against their messages. pods has an entry for each container.
-func (b *bench) lists(ctx context.Context, d *daemon, pods []*pod, n int) error {
-	version := func() error { _, err := d.Version(ctx, &cri.VersionRequest{}); return err }
-	files, err := countersOf(b.tree.Version(), pods)
-	if err != nil {
-		return err
-	}
-	containers, metrics := &message{}, &message{files: files}
-	one := pods[len(pods)/2]
-	calls := []reading{
-		{"ListContainers", func() (err error) {
-			containers.answer, err = d.ListContainers(ctx, &cri.ListContainersRequest{})
-			return err
-		}, containers.tell},
-		{"ListPodSandbox", func() error { _, err := d.ListPodSandbox(ctx, &cri.ListPodSandboxRequest{}); return err }, version},
-		{"ContainerStatus", func() error {
-			_, err := d.ContainerStatus(ctx, &cri.ContainerStatusRequest{ContainerId: one.container})
-			return err
-		}, version},
-		{"PodSandboxStatus", func() error {
-			_, err := d.PodSandboxStatus(ctx, &cri.PodSandboxStatusRequest{PodSandboxId: one.box})
-			return err
-		}, version},
-		{"ListContainerStats", func() error { _, err := d.ListContainerStats(ctx, &cri.ListContainerStatsRequest{}); return err }, version},
-		{"ListPodSandboxStats", func() error {
-			_, err := d.ListPodSandboxStats(ctx, &cri.ListPodSandboxStatsRequest{})
-			return err
-		}, version},
-		{"ListPodSandboxMetrics", func() (err error) {
-			metrics.answer, err = d.ListPodSandboxMetrics(ctx, &cri.ListPodSandboxMetricsRequest{})
-			return err
-		}, metrics.tell},
-		{"ListImages", func() error { _, err := d.images.ListImages(ctx, &cri.ListImagesRequest{}); return err }, version},
-	}
-	for _, c := range calls {
-		row := fmt.Sprintf("%s of %d", c.name, n)
-		enough := time.Now().Add(rowTime)
-		for round := 0; round < b.rounds && (round == 0 || time.Now().Before(enough)); round++ {
-			begun := time.Now()
-			err := c.call()
-			took := time.Since(begun)
-			if status.Code(err) == codes.Unimplemented {
-				b.note(row, "ms", d.name, "Unimplemented")
-				break
-			}
-			if err != nil {
-				return fmt.Errorf("%s: %w", row, err)
-			}
-			if d.name == b.Names[0] {
-				begun = time.Now()
-				if err := c.floor(); err != nil {
-					return fmt.Errorf("%s: floor: %w", row, err)
-				}
-				b.took(row, floorName, time.Since(begun))
-			}
-			b.took(row, d.name, took)
-		}
-		if !d.tellsRuntime() {
-			continue
-		}
-		if err := b.allocations(ctx, d, row, c.call); err != nil {
-			return fmt.Errorf("%s: %w", row, err)
-		}
-	}
-	return nil
+	return b.lists(ctx, d, all, len(pods), n)
 }
 
 // fileSizes are those of the programs that the daemon is made of.
