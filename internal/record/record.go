@@ -31,10 +31,10 @@ const (
 	// maxSize bounds one state of an object, in bytes. gRPC messages are bounded at 80 MiB
 	// by default, but a pod's configuration of more than this does not exist.
 	maxSize = 16 << 20
-	// A file is written anew before it has more bytes than keepSize, or than keepStates times
-	// the state that is to be added.
-	keepSize   = 64 << 10
-	keepStates = 4
+	// A file is written anew before it has more bytes than keepSize, unless its state is
+	// larger than a page of memory, for which there is a new file each time.
+	keepSize = 64 << 10
+	page     = 4 << 10
 )
 
 // Broken says why a record cannot be used. The file is in the quarantine, now or since
@@ -65,8 +65,8 @@ type envelope struct {
 //
 // A file has a line for each of the last states of its object, and the last one counts. To
 // add one is a single write; for each new file ext4 looks at all the inodes that were
-// deleted in the last minutes, one by one. A write that a crash cuts short leaves the state
-// before it, and so does a power cut: what was synced stays.
+// deleted in the last minutes, one by one. A daemon that is killed leaves the line or
+// nothing of it. A power cut may take lines, but none that was synced.
 type Dir struct {
 	path, quarantine string
 
@@ -113,7 +113,7 @@ func (d *Dir) Save(id string, body any) error {
 // add appends a line to a file, or makes the file of it. After an error the last line is
 // what it was, unless a file that was written anew could not be synced.
 func add(path string, line []byte) (err error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND|unix.O_NOFOLLOW, 0)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|unix.O_NOFOLLOW, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return sys.WriteFile(path, line, 0o600)
 	}
@@ -121,36 +121,27 @@ func add(path string, line []byte) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	size, err := cutUnfinished(f)
+	info, err := f.Stat()
 	if err != nil {
 		return err
 	}
-	if size+int64(len(line)) > int64(max(keepSize, keepStates*len(line))) {
+	if len(line) > page || info.Size()+page+int64(len(line)) > keepSize {
 		return sys.WriteFileSync(path, line, 0o600) // a power cut may take a line, and not all
 	}
-	if _, err := f.Write(line); err != nil {
-		return errors.Join(err, f.Truncate(size))
+	if _, err := f.Write(slices.Concat(gap(info.Size(), len(line)), line)); err != nil {
+		return errors.Join(err, f.Truncate(info.Size()))
 	}
 	return nil
 }
 
-// cutUnfinished takes away what a crash has left of a line, and returns the size then.
-func cutUnfinished(f *os.File) (size int64, err error) {
-	info, err := f.Stat()
-	if err != nil || info.Size() == 0 {
-		return 0, err
+// gap is the empty lines, at least one, after which a line of at most a page does not cross
+// the border of one: a write stops there when its process is killed, and nowhere else.
+func gap(size int64, line int) []byte {
+	n := 1
+	if room := page - int(size+1)%page; line > room {
+		n += room
 	}
-	size = info.Size()
-	var end [1]byte
-	if _, err := f.ReadAt(end[:], size-1); err != nil || end[0] == '\n' {
-		return size, err
-	}
-	data := make([]byte, size)
-	if _, err := f.ReadAt(data, 0); err != nil {
-		return 0, err
-	}
-	size = int64(bytes.LastIndexByte(data, '\n') + 1)
-	return size, f.Truncate(size)
+	return bytes.Repeat([]byte("\n"), n)
 }
 
 // Sync returns when what Save wrote last of id is on the disk.
@@ -176,8 +167,8 @@ func (d *Dir) Delete(id string) error {
 // LoadAll calls decode with each record's body. A record that cannot be read,
 // whose checksum is wrong or that decode refuses goes to the quarantine and is
 // returned, with those that are there already; the error is for the directory itself.
-// An earlier state than that of the last whole line is taken only where dead says that
-// nothing of the object can run.
+// An earlier state than that of the last line is taken only where dead says that nothing of
+// the object can run.
 func (d *Dir) LoadAll(dead func(id string) bool, decode func(id string, body []byte) (known any, err error)) ([]Broken, error) {
 	entries, err := os.ReadDir(d.path)
 	if err != nil {
@@ -228,8 +219,8 @@ func (d *Dir) load(id, path string, dead func(string) bool, decode func(string, 
 	if err != nil {
 		return err
 	}
-	if !info.Mode().IsRegular() || info.Size() > keepStates*maxSize {
-		return fmt.Errorf("not a regular file of at most %d bytes", keepStates*maxSize)
+	if !info.Mode().IsRegular() || info.Size() > maxSize {
+		return fmt.Errorf("not a regular file of at most %d bytes", maxSize)
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -260,12 +251,8 @@ func last(data []byte, dead func() bool) ([]byte, error) {
 	if len(data) == 0 {
 		return nil, ErrEmpty
 	}
-	lines := bytes.Split(data, []byte("\n"))
-	if len(lines) > 1 {
-		lines = lines[:len(lines)-1] // empty, or without its end: whoever wrote it did not act on it
-	}
 	var first error
-	for _, line := range slices.Backward(lines) {
+	for _, line := range slices.Backward(bytes.Split(data, []byte("\n"))) {
 		if len(line) == 0 {
 			continue
 		}
