@@ -125,8 +125,8 @@ func (b *bench) readImages(ctx context.Context) error {
 	}
 	for _, d := range b.daemons {
 		pulled := 0
-		for _, count := range []int{10, 100, b.objects} {
-			for ; pulled < min(count, len(refs)); pulled++ {
+		for _, count := range []int{min(10, b.objects), min(100, b.objects), b.objects} {
+			for ; pulled < count; pulled++ {
 				if _, err := d.pull(ctx, refs[pulled]); err != nil {
 					return fmt.Errorf("%s: pull %s: %w", d.name, refs[pulled], err)
 				}
