@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/crio-minimal/crio/internal/pod"
+	"github.com/crio-minimal/crio/internal/sys"
 )
 
 // The bodies shadow pod's values field by field where the value holds a protobuf
@@ -35,7 +36,8 @@ var errNoConfig = errors.New("the record has no config")
 // Sandboxes are the records of the sandboxes.
 type Sandboxes struct{ *Dir }
 
-// Save writes the sandbox. CNI ADD wants it synced: IPAM's own files survive a power cut.
+// Save writes the sandbox. CNI ADD wants it synced, and so is whatever takes the place of
+// that: IPAM's own files survive a power cut.
 func (s Sandboxes) Save(value pod.Sandbox) error {
 	body := sandboxBody{Sandbox: value}
 	err := errors.Join(
@@ -44,7 +46,7 @@ func (s Sandboxes) Save(value pod.Sandbox) error {
 	if err != nil {
 		return fmt.Errorf("record %s: %w", value.ID, err)
 	}
-	return s.Dir.Save(value.ID, body)
+	return s.Dir.Save(value.ID, body, sys.WriteFileSync)
 }
 
 // LoadAll returns every sandbox that can be read, and those that cannot.
@@ -95,7 +97,7 @@ func (c Containers) Save(value pod.Container) error {
 	if err != nil {
 		return fmt.Errorf("record %s: %w", value.ID, err)
 	}
-	return c.Dir.Save(value.ID, body)
+	return c.Dir.Save(value.ID, body, sys.WriteFile)
 }
 
 // LoadAll returns every container that can be read, and those that cannot.

@@ -13,6 +13,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/crio-minimal/crio/internal/pod"
+	"github.com/crio-minimal/crio/internal/sys"
 )
 
 func open(t *testing.T, root, kind string) *Dir {
@@ -193,7 +194,7 @@ func TestUnknownFieldsSurvive(t *testing.T) {
 	body["Config"] = json.RawMessage(strings.Replace(string(config), "{", `{"fieldOf2030":{"a":1},`, 1))
 	body["Handler"] = json.RawMessage(strings.Replace(string(body["Handler"]), "{", `{"fieldOf2031":[2],`, 1))
 	body["Network"] = json.RawMessage(strings.Replace(string(body["Network"]), "{", `{"fieldOf2032":3,`, 1))
-	if err := d.Save(value.ID, body); err != nil {
+	if err := d.Save(value.ID, body, sys.WriteFile); err != nil {
 		t.Fatal(err)
 	}
 	newer := strings.Replace(readRecord(t, d, value.ID), `"version":1`, `"version":7`, 1)
@@ -237,7 +238,7 @@ func TestDeleteForgetsUnknownFields(t *testing.T) {
 	root := t.TempDir()
 	value := fullSandbox()
 	s := Sandboxes{open(t, root, "pods")}
-	if err := s.Dir.Save(value.ID, map[string]any{"ID": value.ID, "Config": map[string]any{}, "Later": 1}); err != nil {
+	if err := s.Dir.Save(value.ID, map[string]any{"ID": value.ID, "Config": map[string]any{}, "Later": 1}, sys.WriteFile); err != nil {
 		t.Fatal(err)
 	}
 	if _, broken, err := s.LoadAll(nobodyIsDead); err != nil || len(broken) > 0 {
@@ -281,7 +282,7 @@ func TestRecordsFromBeforeUpdates(t *testing.T) {
 		if err := dir.Delete(id); err != nil {
 			t.Fatal(err)
 		}
-		if err := dir.Save(id, body); err != nil {
+		if err := dir.Save(id, body, sys.WriteFile); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -86,9 +86,13 @@ func Open(path, quarantine string) (*Dir, error) {
 	return &Dir{path: path, quarantine: quarantine, unknown: map[string]json.RawMessage{}}, nil
 }
 
+// writer makes or replaces a file: sys.WriteFile or sys.WriteFileSync.
+type writer func(path string, data []byte, perm fs.FileMode) error
+
 // Save records the state of id. body must marshal to a JSON object. A power cut may take
-// it back, down to what was synced.
-func (d *Dir) Save(id string, body any) error {
+// it back, down to what was synced; all that is left of a file that anew has replaced is
+// what anew has put on the disk.
+func (d *Dir) Save(id string, body any, anew writer) error {
 	raw, err := json.Marshal(body)
 	if err != nil {
 		return fmt.Errorf("record %s: %w", id, err)
@@ -103,7 +107,7 @@ func (d *Dir) Save(id string, body any) error {
 	if len(data) > maxSize {
 		return fmt.Errorf("record %s: %d bytes are more than the %d that would be read again", id, len(data), maxSize)
 	}
-	if err := add(filepath.Join(d.path, id), data); err != nil {
+	if err := add(filepath.Join(d.path, id), data, anew); err != nil {
 		return fmt.Errorf("record %s: %w", id, err)
 	}
 	sys.Failpoint("record", "saved")
@@ -112,7 +116,7 @@ func (d *Dir) Save(id string, body any) error {
 
 // add appends a line to a file, or makes the file of it. After an error the last line is
 // what it was, unless a file that was written anew could not be synced.
-func add(path string, line []byte) (err error) {
+func add(path string, line []byte, anew writer) (err error) {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|unix.O_NOFOLLOW, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return sys.WriteFile(path, line, 0o600)
@@ -126,7 +130,7 @@ func add(path string, line []byte) (err error) {
 		return err
 	}
 	if len(line) > page || info.Size()+page+int64(len(line)) > keepSize {
-		return sys.WriteFileSync(path, line, 0o600) // a power cut may take a line, and not all
+		return anew(path, line, 0o600)
 	}
 	if _, err := f.Write(slices.Concat(gap(info.Size(), len(line)), line)); err != nil {
 		return errors.Join(err, f.Truncate(info.Size()))

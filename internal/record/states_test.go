@@ -2,6 +2,7 @@ package record
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/crio-minimal/crio/internal/pod"
+	"github.com/crio-minimal/crio/internal/sys"
 )
 
 func nobodyIsDead(string) bool { return false }
@@ -178,4 +180,29 @@ func TestALineThatDoesNotFitIsTakenBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantState(t, root, nobodyIsDead, &ready)
+}
+
+// A state of more than a page cannot be added as a line: the writer of the kind makes the
+// file anew, which is on the disk for a sandbox.
+func TestALargeStateIsANewFile(t *testing.T) {
+	root := t.TempDir()
+	d := open(t, root, "pods")
+	anew := 0
+	count := func(path string, data []byte, perm fs.FileMode) error {
+		anew++
+		return sys.WriteFile(path, data, perm)
+	}
+	v := fullSandbox()
+	for _, state := range []struct {
+		label string
+		anew  int // by now
+	}{{"small", 0}, {"small again", 0}, {strings.Repeat("l", page), 1}, {"small once more", 1}} {
+		v.ProcessLabel = state.label
+		if err := d.Save(v.ID, sandboxBody{Sandbox: v, Config: []byte(`{}`), Overhead: []byte("null"), Resources: []byte("null")}, count); err != nil {
+			t.Fatal(err)
+		}
+		if anew != state.anew {
+			t.Errorf("%d new files after %.20q, want %d", anew, state.label, state.anew)
+		}
+	}
 }
