@@ -271,8 +271,11 @@ func last(data []byte, dead func() bool) ([]byte, error) {
 			break
 		}
 	}
-	if first == nil {
+	switch {
+	case first == nil:
 		first = errors.New("not a record: no line")
+	case bytes.IndexByte(data, 0) >= 0 && dead():
+		return nil, ErrEmpty // of the first line the disk never had all: nothing was synced
 	}
 	return nil, first
 }
